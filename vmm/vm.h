@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The virtual machine: RAM, vCPUs, buses, devices, and its run state. One process has one VM. Everything here is
+ * called from the main thread unless it says otherwise.
+ */
+#ifndef GW_VMM_VM_H
+#define GW_VMM_VM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/buf.h"
+#include "lib/error.h"
+#include "lib/ram/dirty.h"
+#include "lib/ram/ram.h"
+#include "vmm/device.h"
+
+struct gw_bus;
+struct gw_iothread;
+struct gw_pci_bus;
+struct gw_vm;
+
+#define GW_MAX_CPUS 32
+#define GW_MAX_DISKS 16
+#define GW_MAX_NETS 8
+
+/*
+ * Guest-physical layout. RAM below 3 GiB stays below; the rest starts at 4 GiB. In the hole: PCI ECAM (256 MiB), 32-bit BAR window,
+ * IOAPIC at 0xfec00000, LAPIC at 0xfee00000, KVM's TSS and identity page below 4 GiB. 64-bit BARs live above RAM.
+ */
+#define GW_GPA_HOLE_START 0xc0000000ull
+#define GW_GPA_ECAM 0xc0000000ull
+#define GW_GPA_ECAM_SIZE 0x10000000ull
+#define GW_GPA_PCI32 0xd0000000ull
+#define GW_GPA_PCI32_SIZE 0x2ec00000ull /* up to the IOAPIC */
+#define GW_GPA_IDENTITY 0xfeffc000ull   /* 1 page, then 3 pages of TSS */
+#define GW_GPA_HOLE_END 0x100000000ull
+
+struct gw_disk_config {
+	char *name;   /* instance: "vda", ... or the name from the VM file */
+	char *path;   /* file, block device, or nbd://, nbd+unix:// URI */
+	bool readonly;
+};
+
+struct gw_net_config {
+	char *name;
+	char *tap;
+	uint8_t mac[6];
+};
+
+struct gw_vm_config {
+	char *name;
+	uint64_t memory; /* bytes */
+	unsigned cpus;
+	char *kernel;
+	char *initrd;  /* may be NULL */
+	char *cmdline; /* may be NULL */
+	struct gw_disk_config disks[GW_MAX_DISKS];
+	unsigned ndisks;
+	struct gw_net_config nets[GW_MAX_NETS];
+	unsigned nnets;
+	bool incoming;     /* do not boot: a move brings everything */
+	bool dirty_bitmap; /* use the bitmap even where the dirty ring exists */
+};
+
+/* Builds the VM, its vCPUs and devices, all stopped. Without config->incoming the kernel is loaded. Borrows config. */
+int gw_vm_new(const struct gw_vm_config *config, struct gw_vm **ret, struct gw_error *err);
+void gw_vm_free(struct gw_vm *vm);
+
+/* Parts, for devices. */
+const struct gw_vm_config *gw_vm_config(const struct gw_vm *vm);
+struct gw_ram *gw_vm_ram(struct gw_vm *vm);
+struct gw_bus *gw_vm_mmio(struct gw_vm *vm);
+struct gw_bus *gw_vm_pio(struct gw_vm *vm);
+struct gw_pci_bus *gw_vm_pci(struct gw_vm *vm);
+struct gw_iothread *gw_vm_iothread(struct gw_vm *vm);
+int gw_vm_fd(const struct gw_vm *vm); /* KVM's VM descriptor */
+int gw_vm_add_device(struct gw_vm *vm, const struct gw_device *dev, struct gw_error *err);
+
+/*
+ * Stops all vCPUs, then quiesces all devices: after it nothing writes guest RAM, and state may be saved. Also callable
+ * from a migration thread. No-op when stopped.
+ */
+void gw_vm_stop(struct gw_vm *vm);
+/* Resumes devices and lets vCPUs run. No-op when running. */
+void gw_vm_run(struct gw_vm *vm);
+bool gw_vm_running(const struct gw_vm *vm);
+
+/*
+ * State of everything but RAM as a packed godwit.VmState; the VM is stopped. Saving may be repeated and changes nothing.
+ * Loading is for a VM built with `incoming` (or stopped) of the same config; on failure the VM must not be run.
+ */
+int gw_vm_save(struct gw_vm *vm, struct gw_buf *out, struct gw_error *err);
+int gw_vm_load(struct gw_vm *vm, const void *data, size_t len, struct gw_error *err);
+/* Network announcement after a move; the VM runs. */
+void gw_vm_announce(struct gw_vm *vm);
+
+/* Pages written by vCPUs and by devices together (ring or bitmap, plus gw_ram's log), behind one source. */
+struct gw_dirty_source gw_vm_dirty_source(struct gw_vm *vm);
+
+/* From any thread: the guest asked for it, or failed. The main loop acts on it. */
+enum gw_vm_event { GW_VM_POWEROFF, GW_VM_RESET, GW_VM_CRASHED };
+void gw_vm_post_event(struct gw_vm *vm, enum gw_vm_event event, const char *reason);
+/* eventfd that becomes readable on an event, and the event itself (-EAGAIN when none). */
+int gw_vm_event_fd(const struct gw_vm *vm);
+int gw_vm_next_event(struct gw_vm *vm, enum gw_vm_event *event, char reason[128]);
+
+/* Puts RAM, vCPUs and devices back to power-on and loads the kernel again; the VM is stopped before and after. */
+int gw_vm_reset(struct gw_vm *vm, struct gw_error *err);
+/* Presses the ACPI power button. */
+void gw_vm_power_button(struct gw_vm *vm);
+
+#endif
