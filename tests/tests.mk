@@ -1,2 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
 # Test, fuzz, check and demo targets.
+
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz-*.c)
+FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/bin/%,$(FUZZ_SRC))
+FUZZ_OBJ := $(patsubst $(OBJ)/%,build/fuzz/obj/%,$(TEST_OBJ))
+FUZZ_CFLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g -std=gnu11 -D_GNU_SOURCE -pthread \
+	-fno-strict-aliasing -w -DGW_FUZZING=1 -I. -I$(GEN)
+# Seconds a target: short in `make test`, longer by `make fuzz FUZZ_SECONDS=600`.
+FUZZ_SECONDS ?= 60
+
+build/fuzz/obj/%.o: %.c Makefile | $(GEN_H)
+	$(call say,CC-FZ,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)clang $(FUZZ_CFLAGS) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
+build/fuzz/obj/gen/%.o: $(GEN)/%.c Makefile | $(GEN_H)
+	$(Q)mkdir -p $(@D)
+	$(Q)clang $(FUZZ_CFLAGS) $(PKG_CFLAGS) -c -o $@ $<
+build/fuzz/bin/%: build/fuzz/obj/tests/fuzz/%.o $(FUZZ_OBJ)
+	$(call say,LD-FZ,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)clang -pthread -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
+
+.PHONY: deps fuzz fuzz-build check test quick-test lab-test soak demo bench
+#: make deps        install the Debian packages that building and testing need (root), or say which are missing
+deps:
+	@tests/lab/deps
+#: make fuzz        run every fuzz target for FUZZ_SECONDS=60 each
+fuzz-build: $(FUZZ)
+fuzz: $(FUZZ)
+	@tests/run-fuzz $(FUZZ_SECONDS) $(FUZZ)
+#: make check       floors, headers, licence lines
+check:
+	@tests/run-stages floors=tests/check/floors words=tests/check/words 'headers=tests/check/headers $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS)'
+
+sub = $(MAKE) --no-print-directory -j$(shell nproc)
+#: make quick-test  checks and unit tests of the plain build only
+quick-test: all unit-build
+	@tests/run-stages floors=tests/check/floors 'unit=tests/run-unit $(UNIT)'
+#: make test        everything: checks, unit tests (plain, address, undefined, thread), fuzz, model, the lab
+test: deps
+	@$(sub) all unit-build
+	@tests/run-stages \
+		floors=tests/check/floors words=tests/check/words \
+		'headers=$(sub) check-headers' \
+		'unit=$(sub) unit' \
+		'unit-address=$(sub) SAN=address unit' \
+		'unit-undefined=$(sub) SAN=undefined unit' \
+		'unit-thread=$(sub) SAN=thread unit' \
+		'fuzz=$(sub) fuzz FUZZ_SECONDS=5' \
+		'model=tests/model/check' \
+		$(foreach t,$(sort $(wildcard tests/lab/test-*.py)),'lab-$(patsubst tests/lab/test-%.py,%,$(t))=$(t)')
+.PHONY: check-headers
+check-headers: $(GEN_H)
+	@tests/check/headers $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS)
+#: make soak        200 moves in a row of a guest that checks its own memory and disk (MOVES=200)
+MOVES ?= 200
+soak: deps
+	@$(sub) all
+	@tests/lab/soak.py --moves $(MOVES)
+#: make demo        two hosts, a Linux guest under load, moved A -> B -> A, and a table of what it cost
+demo: deps
+	@$(sub) all
+	@tests/lab/demo.py
+#: make bench       every bench, and a report in bench/out/report.html
+bench: deps
+	@$(sub) all
+	@$(sub) BENCH=1 all
+	@bench/run --all

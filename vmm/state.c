@@ -86,6 +86,7 @@ static int put_field(Godwit__StateField *f, const struct gw_state_field *d, cons
 	f->name = (char *)d->name;
 	switch (d->type) {
 	case GW_STATE_T_UINT:
+	case GW_STATE_T_BOOL:
 		f->value = load_uint(at, d->size);
 		return 0;
 	case GW_STATE_T_BYTES:
@@ -210,6 +211,10 @@ static int get_field(const Godwit__StateField *f, const struct gw_state_field *d
 	struct gw_buf *buf;
 
 	switch (d->type) {
+	case GW_STATE_T_BOOL:
+		if (f->value > 1)
+			return -EPROTO;
+		/* fall through */
 	case GW_STATE_T_UINT:
 		if (f->data.len || (d->size < sizeof(uint64_t) && f->value >> (8 * d->size)))
 			return -EPROTO;

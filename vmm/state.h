@@ -17,6 +17,7 @@
 #ifndef GW_VMM_STATE_H
 #define GW_VMM_STATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,7 +26,8 @@
 
 enum gw_state_type {
 	GW_STATE_END = 0,
-	GW_STATE_T_UINT,  /* bool, uint8_t .. uint64_t at `offset` */
+	GW_STATE_T_UINT,  /* uint8_t .. uint64_t at `offset` */
+	GW_STATE_T_BOOL,  /* bool at `offset`: 0 or 1 */
 	GW_STATE_T_BYTES, /* exactly `size` bytes at `offset` (array or plain struct of the kernel's ABI) */
 	GW_STATE_T_BUF,   /* struct gw_buf at `offset`, at most `size` bytes */
 };
@@ -39,7 +41,8 @@ struct gw_state_field {
 };
 
 #define GW_STATE_UINT(st, member, v) \
-	{ #member, GW_STATE_T_UINT, (v), offsetof(st, member), sizeof(((st *)0)->member) }
+	{ #member, __builtin_types_compatible_p(__typeof__(((st *)0)->member), bool) ? GW_STATE_T_BOOL : GW_STATE_T_UINT, (v), \
+	  offsetof(st, member), sizeof(((st *)0)->member) }
 #define GW_STATE_BYTES(st, member, v) \
 	{ #member, GW_STATE_T_BYTES, (v), offsetof(st, member), sizeof(((st *)0)->member) }
 #define GW_STATE_BUF(st, member, max, v) \
