@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One emulated host: the emulator's command line and its life."""
+
+import os
+import subprocess
+from . import names
+from .errors import LabError
+from .system import die_with_parent
+
+EMULATOR = "qemu-system-x86_64"
+# The translation cache of a host grows to 1 GiB over many moves unless it is capped.
+TRANSLATION_CACHE_MIB = 384
+
+
+def hardware_kvm():
+    """Whether this machine can give its hosts hardware virtualization, nested."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    for module in ("kvm_intel", "kvm_amd"):
+        try:
+            with open(f"/sys/module/{module}/parameters/nested") as f:
+                return f.read().strip() in ("1", "Y")
+        except OSError:
+            continue
+    return False
+
+
+def accelerator_arguments():
+    if hardware_kvm():
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", "EPYC,+svm,+npt"]
+
+
+def _network_arguments(name, tap, mac):
+    return ["-netdev", f"tap,id={name},ifname={tap},script=no,downscript=no",
+            "-device", f"virtio-net-pci,netdev={name},mac={mac},romfile="]
+
+
+class Host:
+    def __init__(self, name, directory, image, memory_mib, cpus, huge):
+        self.name = name
+        self.directory = directory
+        self.image = image
+        self.memory_mib = memory_mib
+        self.cpus = cpus
+        self.huge = huge
+        self.process = None
+
+    @property
+    def console_log(self):
+        return self.directory / f"{self.name}.console.log"
+
+    def command(self):
+        n = self.name
+        memory = f"memory-backend-memfd,id=memory,size={self.memory_mib}M,prealloc=on,prealloc-threads=2"
+        if self.huge:
+            memory += ",hugetlb=on,hugetlbsize=2M"
+        kernel_line = f"console=ttyS0 mitigations=off tsc=reliable nokaslr quiet lab.host={names.number(n)}"
+        return [EMULATOR, "-name", f"godwit-lab-{n}", "-nodefaults", "-no-user-config", "-display", "none",
+                *accelerator_arguments(),
+                "-M", "q35,memory-backend=memory,hpet=off,vmport=off", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus),
+                "-object", memory,
+                "-kernel", str(self.image.kernel), "-initrd", str(self.image.initramfs), "-append", kernel_line,
+                *_network_arguments("data", names.port(n), names.data_mac(n)),
+                *_network_arguments("mgmt", names.management_tap(n), names.management_mac(n)),
+                "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
+                "-chardev", f"socket,id=console,path={self.directory}/{n}.console,server=on,wait=off,"
+                            f"logfile={self.console_log},logappend=on",
+                "-serial", "chardev:console",
+                "-qmp", f"unix:{self.directory}/{n}.qmp,server=on,wait=off"]
+
+    def start(self):
+        if self.running():
+            raise LabError(f"{self.name} is running")
+        with open(self.directory / f"{self.name}.emulator.log", "ab") as log:
+            try:
+                self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                                preexec_fn=die_with_parent)
+            except FileNotFoundError as e:
+                raise LabError(f"{EMULATOR} is not installed (tests/lab/deps installs what the lab needs)") from e
+
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self):
+        """The power goes off: nothing in the host can prepare for it."""
+        if self.running():
+            self.process.kill()
+            self.process.wait()
+
+    def failure(self):
+        """Why the emulator ended, from what it wrote."""
+        try:
+            text = (self.directory / f"{self.name}.emulator.log").read_text(errors="replace").strip()
+        except OSError:
+            text = ""
+        return text or f"the emulator ended with status {self.process.returncode if self.process else '?'}"
