@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The peer: Debian's QEMU with KVM in the lab's hosts, driven over QMP from the driver."""
+
+import json
+import socket
+import time
+
+TAP = "qtap0"
+QMP_PORT = 4444
+MOVE_PORT = 4445
+# Far above what the lab's network carries: QEMU's default of 128 MiB/s would hold it back on a faster one.
+BANDWIDTH = 10 << 30
+
+
+class QmpError(Exception):
+    pass
+
+
+class Qmp:
+    """One QMP connection; commands are answered in order, events are passed over."""
+
+    def __init__(self, address, deadline):
+        while True:
+            try:
+                self.socket = socket.create_connection(address, timeout=5)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        self.socket.settimeout(60)
+        self.file = self.socket.makefile("rw")
+        self.file.readline()
+        self("qmp_capabilities")
+
+    def __call__(self, command, **arguments):
+        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            line = self.file.readline()
+            if not line:
+                raise QmpError(f"{command}: QEMU closed the connection")
+            answer = json.loads(line)
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise QmpError(f"{command}: {answer['error']['desc']}")
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+class QemuVm:
+    """One QEMU process in one host, with the same guest as ours: kernel, initrd, command line, disk, tap on br0."""
+
+    def __init__(self, lab, host, guest, incoming=False, tls=False, multifd=False):
+        self.lab, self.host, self.multifd, self.tls = lab, host, multifd, tls
+        lab.sh(host, f"ip tuntap add {TAP} mode tap vnet_hdr; ip link set {TAP} master br0; ip link set {TAP} up")
+        command = ["qemu-system-x86_64", "-M", "q35,accel=kvm", "-cpu", "host", "-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus),
+                   "-nodefaults", "-display", "none", "-no-user-config",
+                   "-kernel", guest.kernel, "-append", guest.cmdline,
+                   "-serial", "file:/tmp/qemu-console", "-qmp", f"tcp:0.0.0.0:{QMP_PORT},server=on,wait=off",
+                   "-netdev", f"tap,id=n0,ifname={TAP},script=no,downscript=no",
+                   "-device", f"virtio-net-pci,netdev=n0,mac={guest.mac},romfile=",
+                   "-device", "virtio-rng-pci", "-pidfile", "/tmp/qemu.pid", "-daemonize"]
+        if guest.initrd:
+            command += ["-initrd", guest.initrd]
+        if guest.disk:
+            command += ["-drive", f"file={guest.disk},format=raw,if=none,id=d0,cache=none", "-device", "virtio-blk-pci,drive=d0"]
+        if tls:
+            role = "server" if incoming else "client"
+            lab.sh(host, "mkdir -p /tmp/psk; echo qemu:" + "5a" * 32 + " > /tmp/psk/keys.psk")
+            command += ["-object", f"tls-creds-psk,id=tls0,endpoint={role},dir=/tmp/psk,username=qemu"]
+        if incoming:
+            command += ["-incoming", "defer"]
+        lab.run(host, command)
+        self.qmp = Qmp((lab.ip(host), QMP_PORT), time.monotonic() + 30)
+        self._set_up(incoming)
+
+    def _set_up(self, incoming):
+        if self.multifd:
+            self.qmp("migrate-set-capabilities", capabilities=[{"capability": "multifd", "state": True}])
+            self.qmp("migrate-set-parameters", **{"multifd-channels": 2})
+        if self.tls:
+            self.qmp("migrate-set-parameters", **{"tls-creds": "tls0"})
+        self.qmp("migrate-set-parameters", **{"max-bandwidth": BANDWIDTH, "downtime-limit": 50})
+        if incoming:
+            self.qmp("migrate-incoming", uri=f"tcp:0.0.0.0:{MOVE_PORT}")
+
+    def migrate_to(self, other, deadline=180):
+        """Moves to `other`; returns seconds from the command to its end, and QEMU's own account of it."""
+        begin = time.monotonic()
+        self.qmp("migrate", uri=f"tcp:{self.lab.ip(other.host)}:{MOVE_PORT}")
+        while True:
+            info = self.qmp("query-migrate")
+            now = time.monotonic()
+            if info.get("status") == "completed":
+                return now - begin, info
+            if info.get("status") in ("failed", "cancelled") or now - begin > deadline:
+                raise QmpError(f"migration {info.get('status')}: {info.get('error-desc', '')}")
+            time.sleep(0.005)
+
+    def end(self):
+        try:
+            self.qmp("quit")
+        except (QmpError, OSError):
+            pass
+        self.qmp.close()
+        self.lab.sh(self.host, f"for i in $(seq 100); do kill -0 $(cat /tmp/qemu.pid) 2>/dev/null || break; sleep 0.05; done; "
+                               f"rm -f /tmp/qemu.pid; ip tuntap del {TAP} mode tap", check=False)
