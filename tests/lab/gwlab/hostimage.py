@@ -22,8 +22,8 @@ MODULES = ["irqbypass", "kvm", "kvm-amd", "kvm-intel", "failover", "net_failover
 OPTIONAL_MODULES = ["vhost_vsock", "sch_netem", "sch_tbf", "gcm", "ccm", "chacha20poly1305"]
 # kvm-amd and kvm-intel: only the one that fits loads, the other fails by design.
 MAY_FAIL = ["kvm-amd", "kvm-intel"]
-# Better than busybox's own, where the driver machine has them.
-TOOLS = ["ip", "tc", "bridge", "ss", "tcpdump", "strace", "nsenter", "unshare", "taskset", "prlimit", "pgrep", "pkill"]
+# Better than busybox's own. busybox's shell would prefer its applets to these, so that the shells come from the driver machine.
+TOOLS = ["dash", "bash", "ip", "tc", "bridge", "ss", "tcpdump", "strace", "nsenter", "unshare", "taskset", "prlimit", "pgrep", "pkill"]
 QEMU_TOOLS = ["qemu-system-x86_64", "qemu-img"]
 QEMU_DATA = ["/usr/share/qemu", "/usr/share/seabios"]
 QEMU_DATA_NAMES = ["bios-256k.bin", "bios.bin", "bios-microvm.bin", "pvh.bin", "linuxboot.bin", "linuxboot_dma.bin", "multiboot.bin",
@@ -39,11 +39,11 @@ exec /bin/busybox chroot . /bin/busybox init
 
 INITTAB = """::sysinit:/etc/rcS
 ::respawn:/etc/labd
-ttyS0::respawn:-/bin/sh
+ttyS0::respawn:-/usr/bin/bash
 ::ctrlaltdel:/sbin/reboot
 """
 
-RC = """#!/bin/sh
+RC = """#!/bin/busybox sh
 export PATH=/usr/bin:/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -70,10 +70,9 @@ chmod 666 /dev/kvm /dev/net/tun
 echo 2 > /proc/sys/kernel/panic_on_oops
 """
 
-LABD = """#!/bin/sh
+LABD = """#!/bin/busybox sh
 n=$(sed 's/.*lab.host=\\([0-9]*\\).*/\\1/' /proc/cmdline)
-export PATH=/usr/bin:/bin:/sbin:/usr/sbin HOME=/root TERM=${TERM:-linux} LD_LIBRARY_PATH=
-unset LD_LIBRARY_PATH
+export PATH=/usr/bin:/bin:/sbin:/usr/sbin HOME=/root TERM=linux
 exec /sbin/labd eth1 10.78.$n.1
 """
 
@@ -148,6 +147,7 @@ def _add_busybox(archive):
     for applet in debian.run([str(BUSYBOX), "--list"]).split():
         if applet != "busybox":
             archive.symlink(f"bin/{applet}", "busybox")
+    archive.symlink("bin/sh", "/usr/bin/dash")
     archive.symlink("sbin", "bin")
 
 
@@ -173,7 +173,7 @@ def _fill(archive, kernel, executables, data):
     insmod = _add_modules(archive, kernel)
     archive.file("etc/rcS", RC.replace("@INSMOD@", insmod).replace("@PREFIX@", names.PREFIX), 0o755)
     archive.file("etc/labd", LABD, 0o755)
-    archive.file("etc/profile", "export PATH=/usr/bin:/bin:/sbin:/usr/sbin HOME=/root\ncd\n")
+    archive.file("etc/profile", "export PATH=/usr/bin:/bin:/sbin:/usr/sbin HOME=/root TERM=linux\ncd\n")
     _add_users(archive)
     if os.path.exists("/etc/ssl/openssl.cnf"):
         archive.copy("/etc/ssl/openssl.cnf", "etc/ssl/openssl.cnf", 0o644)

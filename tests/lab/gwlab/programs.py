@@ -13,15 +13,16 @@ FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-pthread"]
 
 
 def program(name):
-    """The static executable of tests/lab/NAME.c, rebuilt when the source changes."""
-    source = LAB_DIR / f"{name}.c"
-    digest = hashlib.sha256(source.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
+    """The static executable of tests/lab/NAME.c and NAME-*.c, rebuilt when a source changes."""
+    sources = [LAB_DIR / f"{name}.c", *sorted(LAB_DIR.glob(f"{name}-*.c"))]
+    content = b"".join(p.read_bytes() for p in [*sources, *LAB_DIR.glob(f"{name}.h")])
+    digest = hashlib.sha256(content + " ".join(FLAGS).encode()).hexdigest()[:16]
     target = cache_dir() / "programs" / f"{name}-{digest}"
     with debian.cache_lock(f"program-{name}"):
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
             new = target.with_suffix(".new")
-            debian.run([os.environ.get("CC", "gcc"), *FLAGS, "-o", new, source])
+            debian.run([os.environ.get("CC", "gcc"), *FLAGS, "-o", new, *sources])
             os.rename(new, target)
     return target
 
