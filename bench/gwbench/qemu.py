@@ -69,9 +69,9 @@ class QemuVm:
         if guest.disk:
             command += ["-drive", f"file={guest.disk},format=raw,if=none,id=d0,cache=none", "-device", "virtio-blk-pci,drive=d0"]
         if tls:
-            role = "server" if incoming else "client"
+            role = "endpoint=server" if incoming else "endpoint=client,username=qemu"
             lab.sh(host, "mkdir -p /tmp/psk; echo qemu:" + "5a" * 32 + " > /tmp/psk/keys.psk")
-            command += ["-object", f"tls-creds-psk,id=tls0,endpoint={role},dir=/tmp/psk,username=qemu"]
+            command += ["-object", f"tls-creds-psk,id=tls0,dir=/tmp/psk,{role}"]
         if incoming:
             command += ["-incoming", "defer"]
         lab.run(host, command)
