@@ -36,6 +36,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -525,6 +526,21 @@ static char *read_request(int sock, char *ret_type, size_t *ret_len)
 	return body;
 }
 
+/*
+ * Waits until the client has closed too. A close with unread input would reset the connection, and the client could lose
+ * the last frames: its end-of-stdin often crosses our exit frame.
+ */
+static void finish(int sock)
+{
+	struct timeval patience = { .tv_sec = 10 };
+	char rest[4096];
+
+	shutdown(sock, SHUT_WR);
+	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	while (read(sock, rest, sizeof(rest)) > 0)
+		;
+}
+
 static void serve(int sock)
 {
 	char *request, type;
@@ -549,6 +565,7 @@ static void serve(int sock)
 		send_failure(sock, "request", EPROTO);
 	}
 	free(request);
+	finish(sock);
 }
 
 /* Runs a shell line in the commands' namespace or in ours; used for the few set-up steps below. */

@@ -14,7 +14,8 @@ from .hostimage import BUSYBOX
 from .paths import cache_dir
 from .programs import program
 
-PACKAGES = ["redis-server", "nginx-light"]
+# libc-bin for ldconfig: the loader needs its cache to find libraries below /lib/x86_64-linux-gnu quickly.
+PACKAGES = ["redis-server", "nginx-light", "libc-bin"]
 EXCLUDED = ["./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/share/info/*", "./usr/share/perl*/*"]
 USERS = {"www-data": 33, "redis": 100, "nobody": 65534}
 
@@ -41,7 +42,7 @@ start_jobs "$(gw gw.run)"
 echo "ttyS0::respawn:-/usr/bin/busybox sh" > /run/inittab
 [ -c /dev/hvc0 ] && echo "hvc0::respawn:-/usr/bin/busybox sh" >> /run/inittab
 echo "::ctrlaltdel:/usr/bin/busybox reboot" >> /run/inittab
-echo "::shutdown:/usr/bin/busybox umount -a -r" >> /run/inittab
+echo "::shutdown:/usr/bin/busybox sync" >> /run/inittab
 if (echo "$(gw gw.run)" | grep -q redis); then
 	n=0
 	until redis-cli ping 2>/dev/null | grep -q PONG || [ $n -ge 200 ]; do usleep 100000; n=$((n+1)); done
@@ -95,6 +96,8 @@ def _configure(root):
     enabled = root / "etc/nginx/sites-enabled"
     if enabled.is_dir() and not (enabled / "default").is_symlink():
         (enabled / "default").symlink_to("/etc/nginx/sites-available/default")
+    (root / "var/www/html").mkdir(parents=True, exist_ok=True)
+    (root / "var/www/html/index.html").write_text("<!doctype html><title>guest</title><p>A Godwit guest.</p>\n")
     debian.run(["chroot", root, "/sbin/ldconfig"])
 
 
