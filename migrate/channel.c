@@ -195,6 +195,15 @@ int gw_channel_read(struct gw_channel *ch, void *data, size_t len, uint64_t dead
 	return ch->ssl ? read_tls(ch, data, len) : read_clear(ch, data, len);
 }
 
+int gw_channel_wait(struct gw_channel *ch, uint64_t deadline_ns)
+{
+	if (ch->wire.error)
+		return ch->wire.error;
+	if (ch->ssl ? SSL_has_pending(ch->ssl) : ch->staged > ch->taken)
+		return 0;
+	return gw_wire_wait_readable(&ch->wire, deadline_ns);
+}
+
 void gw_channel_ignore_wake(struct gw_channel *ch)
 {
 	ch->wire.ignore_wake = true;

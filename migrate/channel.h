@@ -34,6 +34,9 @@ int gw_channel_write(struct gw_channel *ch, const void *data, size_t len);
 int gw_channel_flush(struct gw_channel *ch);
 int gw_channel_read(struct gw_channel *ch, void *data, size_t len, uint64_t deadline_ns);
 
+/* Waits until something can be read: 0, -ETIMEDOUT, -ECANCELED. The end of the stream can be read, too. */
+int gw_channel_wait(struct gw_channel *ch, uint64_t deadline_ns);
+
 /* From now on waits go on although the move was given up: to say why. */
 void gw_channel_ignore_wake(struct gw_channel *ch);
 /* Waits at most `ns` for each step of a write. */

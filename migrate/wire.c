@@ -186,3 +186,8 @@ ssize_t gw_wire_get(struct gw_wire *w, void *data, size_t len)
 			return fail(w, r);
 	}
 }
+
+int gw_wire_wait_readable(struct gw_wire *w, uint64_t deadline_ns)
+{
+	return wait_for(w, POLLIN, deadline_ns);
+}

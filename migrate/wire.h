@@ -39,5 +39,7 @@ int gw_wire_direct(struct gw_wire *w, const void *data, size_t len); /* sends th
 int gw_wire_flush(struct gw_wire *w);
 /* At least 1 and at most `len` bytes: their number. -EPIPE at the end of the stream. */
 ssize_t gw_wire_get(struct gw_wire *w, void *data, size_t len);
+/* Waits without reading; a failure does not stick. */
+int gw_wire_wait_readable(struct gw_wire *w, uint64_t deadline_ns);
 
 #endif

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * DOC: a move, as both of its ends see it
+ *
+ * The engine moves a VM that it knows only through struct gw_move_vm: RAM, a dirty source, and a few operations. Each end runs on a
+ * thread of its own plus one a data channel, and tells all it has to tell through one callback.
+ *
+ * Source:      connect -> HELLO -> rounds (precopy.c) -> stop -> last pages + STATE -> READY -> journal COMMITTING -> COMMIT
+ *              -> RUNNING -> journal RELEASED
+ * Destination: connect -> HELLO -> journal INCOMING -> take pages -> STATE -> load -> READY -> COMMIT -> journal OWNER -> run -> RUNNING
+ *
+ * Who may run the VM (invariants 1 and 2 of the design; tests/model/handoff.pml checks them):
+ * - the source, until it has written COMMITTING: every failure before makes it run on at once;
+ * - nobody, while COMMIT or its answer travel;
+ * - the destination, once it has written OWNER, which it does only after COMMIT;
+ * - the source again, only when the destination said ABORTED (which it journals first), or when its agents or its operator settle
+ *   the doubt by gw_move_resolve().
+ * A destination whose connection breaks before COMMIT writes ABORTED and is done: a COMMIT that comes later finds nobody.
+ */
+#ifndef GW_MIGRATE_MOVE_H
+#define GW_MIGRATE_MOVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/buf.h"
+#include "lib/error.h"
+#include "lib/ram/dirty.h"
+#include "lib/ram/ram.h"
+#include "migrate/journal.h"
+#include "migrate/progress.h"
+#include "migrate/stream.h"
+#include "migrate/tls.h"
+#include "proto/stream.pb-c.h"
+
+/* All are called from the engine's main thread. */
+struct gw_move_vm_ops {
+	void (*stop)(void *vm);    /* after it nothing writes RAM */
+	void (*run)(void *vm);
+	bool (*running)(void *vm);
+	/* Of the stopped VM; changes nothing, its RAM included. */
+	int (*save)(void *vm, struct gw_buf *out, struct gw_error *err);
+	int (*load)(void *vm, const void *data, size_t len, struct gw_error *err);
+	/* What a destination must offer; *ret is owned (godwit__stream_machine__free_unpacked). Regions are filled in by the engine. */
+	int (*describe)(void *vm, Godwit__StreamMachine **ret, struct gw_error *err);
+	/* Destination: an error when this VM cannot take over what `theirs` describes. The engine compares the regions. */
+	int (*accept)(void *vm, const Godwit__StreamMachine *theirs, struct gw_error *err);
+	/* Source, after stop: an error when the VM must not move now (the guest has just powered off). May be NULL. */
+	int (*settled)(void *vm, struct gw_error *err);
+	/* Destination: OWNER is durable, the vCPUs start next. May be NULL. */
+	void (*owned)(void *vm, uint64_t epoch);
+	/* Destination, after RUNNING has left. May be NULL. */
+	void (*announce)(void *vm);
+};
+
+struct gw_move_vm {
+	const struct gw_move_vm_ops *ops;
+	void *self;
+	struct gw_ram *ram;
+	struct gw_dirty_source dirty; /* source only */
+};
+
+struct gw_move_params {
+	uint8_t move_id[GW_MOVE_ID_LEN];
+	uint8_t secret[GW_MOVE_SECRET_LEN];
+	uint64_t epoch;       /* that the destination will own */
+	uint64_t own_epoch;   /* source: that it owns now */
+	unsigned channels;    /* data channels, 1 to GW_STREAM_MAX_CHANNELS */
+	int fds[GW_STREAM_MAX_CHANNELS + 1]; /* control, then data; the rest -1 */
+	uint64_t downtime_ms; /* target; 0: 50 */
+	uint64_t timeout_ms;  /* of the copying; 0: none */
+	bool timeout_stops;   /* past it stop the VM and finish; else fail */
+	uint64_t bandwidth;   /* bytes/s, 0: no cap */
+	bool digest;          /* source: both ends compare a digest over all RAM */
+	bool clear;           /* bench builds only */
+	bool paused;          /* destination: stay paused whatever the source says */
+	char peer[64];
+};
+
+/*
+ * Called on the engine's thread at least five times a second and at each change of phase. After DONE, FAILED or CANCELLED it is not
+ * called again, and all effects on the VM (run again, or given up) are over.
+ */
+typedef void (*gw_move_progress_fn)(void *arg, const struct gw_move_progress *p);
+
+struct gw_move;
+
+/*
+ * Begin; take all descriptors in every case. The journal (may be NULL) and what `vm` points to are borrowed until gw_move_free().
+ */
+int gw_move_source_start(const struct gw_move_params *params, const struct gw_move_vm *vm, struct gw_journal *journal,
+			 gw_move_progress_fn fn, void *arg, struct gw_move **ret, struct gw_error *err);
+int gw_move_destination_start(const struct gw_move_params *params, const struct gw_move_vm *vm, struct gw_journal *journal,
+			      gw_move_progress_fn fn, void *arg, struct gw_move **ret, struct gw_error *err);
+
+/* Any thread. 0: it will end as CANCELLED unless it fails first; -EBUSY: ownership is passing or has passed. */
+int gw_move_cancel(struct gw_move *mv);
+/*
+ * Source in DOUBT: here = journal OWNER of a newer epoch and run; else journal RELEASED. -ENOENT when there is no doubt. The end
+ * comes by the callback.
+ */
+int gw_move_resolve(struct gw_move *mv, bool here);
+/* Epoch owned by this end now: it changes when a move arrives or a doubt is resolved here. */
+uint64_t gw_move_epoch(struct gw_move *mv);
+/* Cancels if it still can, waits for the threads. In doubt, the VM stays stopped and the journal says so. Takes NULL. */
+void gw_move_free(struct gw_move *mv);
+
+#endif

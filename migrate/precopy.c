@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Pre-copy rounds and when to end them; see precopy.h. */
+#include "migrate/precopy.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "lib/util.h"
+#include "migrate/failpoints.h"
+#include "migrate/move-internal.h"
+#include "migrate/pages.h"
+#include "migrate/sender.h"
+
+#define REPORT_NS (100 * GW_NS_PER_MS)
+/* Between two looks at the dirty log within a round: taking it re-arms each page, and its next write costs the guest a fault. */
+#define SYNC_MIN_NS (200 * GW_NS_PER_MS)
+/* State of vCPUs and devices: packing, sending, loading, and three exchanges. Round trips and the last log are measured. */
+#define STATE_NS (8 * GW_NS_PER_MS)
+/* Rounds that are run although the target is met. */
+#define EXTRA_ROUNDS 3
+
+struct gw_precopy {
+	struct gw_move *mv;
+	struct gw_senders *senders;
+	bool tracking;
+	size_t words;
+	uint64_t *now;   /* pages of this round */
+	uint64_t *next;  /* dirty since, for the next one */
+	uint64_t *fresh; /* what one look at the log brought */
+	uint32_t round;
+	unsigned extra;
+	uint64_t rtt_ns;
+	uint64_t untouched;     /* pages of round 1 that need not be looked at */
+	uint64_t begun_ns;      /* copying */
+	uint64_t synced_ns;     /* last look at the log, when it began */
+	uint64_t sync_cost_ns;  /* how long it took */
+	uint64_t reported_ns;
+	uint64_t round_pages;   /* pages in `now` */
+	uint64_t base_bytes, base_ns; /* rate shown: since then */
+	double rate;            /* bytes/s on the wire, acknowledged; 0 = unknown */
+	double dirty_rate;      /* bytes/s */
+};
+
+int gw_precopy_new(struct gw_move *mv, struct gw_senders *senders, uint64_t rtt_ns, struct gw_precopy **ret,
+		   struct gw_error *err)
+{
+	struct gw_precopy *pc = calloc(1, sizeof(*pc));
+	uint64_t pages = gw_ram_pages(mv->vm.ram);
+	int r = 0;
+
+	if (!pc)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	pc->mv = mv;
+	pc->senders = senders;
+	pc->rtt_ns = rtt_ns;
+	pc->words = gw_ram_bitmap_words(mv->vm.ram);
+	pc->now = malloc(pc->words * sizeof(uint64_t));
+	pc->next = calloc(pc->words, sizeof(uint64_t));
+	pc->fresh = calloc(pc->words, sizeof(uint64_t));
+	if (!pc->now || !pc->next || !pc->fresh)
+		r = gw_error_set(err, ENOMEM, "out of memory");
+	if (r == 0)
+		r = mv->vm.dirty.ops->start(mv->vm.dirty.self, err);
+	if (r < 0) {
+		gw_precopy_free(pc);
+		return r;
+	}
+	pc->tracking = true;
+	memset(pc->now, 0xff, pc->words * sizeof(uint64_t));
+	if (pages % 64)
+		pc->now[pc->words - 1] = (1ull << (pages % 64)) - 1;
+	/* What is touched from here on is in the log. */
+	pc->untouched = gw_pages_drop_untouched(mv->vm.ram, pc->now);
+	*ret = pc;
+	return 0;
+}
+
+void gw_precopy_free(struct gw_precopy *pc)
+{
+	if (!pc)
+		return;
+	if (pc->tracking)
+		pc->mv->vm.dirty.ops->stop(pc->mv->vm.dirty.self);
+	free(pc->now);
+	free(pc->next);
+	free(pc->fresh);
+	free(pc);
+}
+
+static uint64_t left_bytes(const struct gw_precopy *pc)
+{
+	size_t taken = GW_MIN(gw_senders_taken(pc->senders), pc->words);
+
+	return (gw_bitmap_count(pc->now + taken, pc->words - taken) + gw_bitmap_count(pc->next, pc->words)) << GW_PAGE_SHIFT;
+}
+
+static uint64_t fixed_ns(const struct gw_precopy *pc)
+{
+	return 3 * pc->rtt_ns + pc->sync_cost_ns + STATE_NS;
+}
+
+/* UINT64_MAX while the rate is not known. */
+static uint64_t predict_ns(const struct gw_precopy *pc, uint64_t bytes)
+{
+	if (pc->rate <= 0)
+		return UINT64_MAX;
+	return (uint64_t)((double)bytes * 1e9 / pc->rate) + fixed_ns(pc);
+}
+
+/* The rate shown to people: wire bytes over about the last second. */
+static void meter_rate(struct gw_precopy *pc, uint64_t now)
+{
+	struct gw_move_progress *p = &pc->mv->progress;
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < pc->mv->p.channels; i++)
+		bytes += gw_channel_sent(pc->mv->data[i]);
+	if (now - pc->base_ns < GW_NS_PER_MS)
+		return;
+	p->rate = (uint64_t)((double)(bytes - pc->base_bytes) * 1e9 / (double)(now - pc->base_ns));
+	if (now - pc->base_ns > GW_NS_PER_SEC) {
+		pc->base_bytes = bytes;
+		pc->base_ns = now;
+	}
+	/* Good enough to predict by until a round has been acknowledged. */
+	if (pc->round == 1)
+		pc->rate = (double)p->rate;
+}
+
+static void report(struct gw_precopy *pc, uint64_t now)
+{
+	struct gw_move_progress *p = &pc->mv->progress;
+	uint64_t left = left_bytes(pc);
+	uint64_t predicted;
+
+	meter_rate(pc, now);
+	predicted = predict_ns(pc, left);
+	p->round = pc->round;
+	p->bytes_left = left;
+	p->dirty_rate = (uint64_t)pc->dirty_rate;
+	p->zero_pages = pc->untouched + gw_senders_zeros(pc->senders);
+	p->predicted_blackout_us = predicted == UINT64_MAX ? 0 : predicted / 1000;
+	/* Rounds shrink by the ratio of the rates: a geometric series. Without convergence there is no estimate. */
+	p->eta_ms = 0;
+	if (p->rate > p->dirty_rate)
+		p->eta_ms = left * 1000 / (p->rate - p->dirty_rate);
+	pc->reported_ns = now;
+	gw_move_report(pc->mv, GW_MOVE_COPY);
+}
+
+/* Takes the log into `next`. What this round still has ahead of it is dropped: it will be read after this. */
+static int sync_log(struct gw_precopy *pc, struct gw_error *err)
+{
+	uint64_t begun = gw_now_ns();
+	uint64_t dirty;
+	size_t taken;
+	int r;
+
+	r = pc->mv->vm.dirty.ops->sync(pc->mv->vm.dirty.self, pc->fresh, err);
+	if (r < 0)
+		return gw_error_wrap(err, "dirty log");
+	taken = gw_senders_taken(pc->senders); /* after the sync: see gw_senders_taken() */
+	dirty = gw_bitmap_count(pc->fresh, pc->words);
+	for (size_t i = 0; i < pc->words; i++)
+		pc->next[i] |= i < taken ? pc->fresh[i] : pc->fresh[i] & ~pc->now[i];
+	memset(pc->fresh, 0, pc->words * sizeof(uint64_t));
+	if (begun > pc->synced_ns)
+		pc->dirty_rate = (double)(dirty << GW_PAGE_SHIFT) * 1e9 / (double)(begun - pc->synced_ns);
+	pc->synced_ns = begun;
+	pc->sync_cost_ns = gw_now_ns() - begun;
+	return 0;
+}
+
+static bool timed_out(const struct gw_precopy *pc)
+{
+	uint64_t limit = pc->mv->p.timeout_ms;
+
+	return limit && gw_now_ns() - pc->begun_ns >= limit * GW_NS_PER_MS;
+}
+
+/* Ends the round early: what no thread has taken stays for the next. */
+static void interrupt_round(struct gw_precopy *pc)
+{
+	for (size_t i = gw_senders_interrupt(pc->senders); i < pc->words; i++)
+		pc->next[i] |= pc->now[i];
+}
+
+static int timeout_error(struct gw_precopy *pc, struct gw_error *err)
+{
+	const struct gw_move_progress *p = &pc->mv->progress;
+
+	return gw_error_set(err, ETIMEDOUT,
+			    "the move did not converge within %llu ms: %llu MiB left, sending %llu MB/s, dirtied at %llu MB/s, predicted blackout %llu ms",
+			    (unsigned long long)pc->mv->p.timeout_ms, (unsigned long long)(p->bytes_left >> 20),
+			    (unsigned long long)(p->rate / 1000000), (unsigned long long)(p->dirty_rate / 1000000),
+			    (unsigned long long)(p->predicted_blackout_us / 1000));
+}
+
+/* One round: until the destination has acknowledged all of it, or the time is up. */
+static int run_round(struct gw_precopy *pc, struct gw_error *err)
+{
+	uint64_t interval = SYNC_MIN_NS;
+	bool interrupted = false;
+	int r;
+
+	while (!gw_senders_wait(pc->senders, gw_now_ns() + REPORT_NS / 2)) {
+		uint64_t now = gw_now_ns();
+
+		r = gw_move_check(pc->mv, err);
+		if (r < 0)
+			return r;
+		if (now - pc->synced_ns >= interval && !interrupted) {
+			r = sync_log(pc, err);
+			if (r < 0)
+				return r;
+			/* Fewer looks in longer rounds and at slower logs. */
+			interval = GW_MAX(interval + interval / 4, 20 * pc->sync_cost_ns);
+		}
+		if (now - pc->reported_ns >= REPORT_NS)
+			report(pc, now);
+		if (timed_out(pc) && !interrupted) {
+			report(pc, now);
+			if (!pc->mv->p.timeout_stops)
+				return timeout_error(pc, err);
+			interrupt_round(pc);
+			interrupted = true;
+		}
+	}
+	r = gw_move_check(pc->mv, err);
+	return r < 0 ? r : gw_move_step(pc->mv, GW_FP_SRC_ROUND, err);
+}
+
+/* Learns the rate from a round. Short ones say little: their time is that of the round trip. */
+static void learn_rate(struct gw_precopy *pc, uint64_t bytes, uint64_t spent_ns)
+{
+	double sample;
+
+	if (spent_ns <= pc->rtt_ns || bytes == 0)
+		return;
+	spent_ns -= pc->rtt_ns;
+	sample = (double)bytes * 1e9 / (double)spent_ns;
+	if (pc->rate <= 0 || spent_ns >= 100 * GW_NS_PER_MS)
+		pc->rate = sample;
+	else if (spent_ns >= 2 * GW_NS_PER_MS)
+		pc->rate = 0.7 * pc->rate + 0.3 * sample;
+}
+
+/* True when the VM is to be stopped now, with `left` bytes to send. */
+static bool time_to_stop(struct gw_precopy *pc, uint64_t left)
+{
+	uint64_t predicted = predict_ns(pc, left);
+	uint64_t target = pc->mv->p.downtime_ms * GW_NS_PER_MS;
+	uint64_t round_ns, after;
+
+	/* Where the fixed cost alone is past the target, no round can help: then the rest need only be negligible. */
+	if (predicted > target)
+		return pc->rate > 0 && predicted - fixed_ns(pc) <= 2 * GW_NS_PER_MS;
+	/* Bytes that the guest would dirty during one more round; the gain is the blackout that it would save. */
+	round_ns = predicted - fixed_ns(pc) + pc->rtt_ns + pc->sync_cost_ns;
+	after = GW_MIN(left, (uint64_t)(pc->dirty_rate * (double)round_ns / 1e9));
+	if (pc->extra < EXTRA_ROUNDS && after < left / 2 && predicted - predict_ns(pc, after) > target / 10) {
+		pc->extra++;
+		return false;
+	}
+	return true;
+}
+
+static void swap_bitmaps(struct gw_precopy *pc)
+{
+	uint64_t *old = pc->now;
+
+	pc->now = pc->next;
+	pc->next = old;
+	memset(pc->next, 0, pc->words * sizeof(uint64_t));
+}
+
+static uint64_t channel_bytes(const struct gw_precopy *pc)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < pc->mv->p.channels; i++)
+		n += gw_channel_sent(pc->mv->data[i]);
+	return n;
+}
+
+int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
+{
+	pc->begun_ns = pc->base_ns = pc->synced_ns = gw_now_ns();
+	pc->base_bytes = channel_bytes(pc);
+	for (;;) {
+		uint64_t begun = gw_now_ns(), bytes = channel_bytes(pc), left;
+		int r;
+
+		pc->round++;
+		gw_senders_begin(pc->senders, pc->round, pc->now, false);
+		if (pc->round == 1) {
+			r = gw_move_step(pc->mv, GW_FP_SRC_COPY, err);
+			if (r < 0)
+				return r;
+		}
+		r = run_round(pc, err);
+		if (r < 0)
+			return r;
+		learn_rate(pc, channel_bytes(pc) - bytes, gw_now_ns() - begun);
+		memset(pc->now, 0, pc->words * sizeof(uint64_t)); /* all of it is over there */
+		r = sync_log(pc, err);
+		if (r < 0)
+			return r;
+		swap_bitmaps(pc);
+		left = gw_bitmap_count(pc->now, pc->words) << GW_PAGE_SHIFT;
+		gw_senders_rewind(pc->senders);
+		report(pc, gw_now_ns());
+		if (time_to_stop(pc, left))
+			return 0;
+		if (timed_out(pc))
+			return pc->mv->p.timeout_stops ? 0 : timeout_error(pc, err);
+	}
+}
+
+int gw_precopy_last(struct gw_precopy *pc, struct gw_error *err)
+{
+	int r;
+
+	/* `now` holds what is left of the round that was not begun; what the log adds belongs to it. */
+	r = pc->mv->vm.dirty.ops->sync(pc->mv->vm.dirty.self, pc->now, err);
+	if (r < 0)
+		return gw_error_wrap(err, "dirty log");
+	pc->round++;
+	pc->mv->progress.round = pc->round;
+	gw_senders_begin(pc->senders, pc->round, pc->now, true);
+	return 0;
+}
