@@ -12,7 +12,7 @@
 #include "lib/parse.h"
 #include "lib/util.h"
 
-#define MAX_POINTS 16
+#define MAX_POINTS 64
 
 struct point {
 	char name[48];
