@@ -1,0 +1,196 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Unmodified distribution kernels boot in godwit-vmm, with several vCPUs and sizes of memory, by both boot protocols, with disk and
+network, and end when the guest powers off or reboots."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from labtest import Lab, Tests, guest, wait_for  # noqa: E402
+
+tests = Tests()
+KINDS = ("6.1-cloud", "6.12-cloud", "6.1-generic", "6.12-generic")
+CONSOLE = "/tmp/console"
+
+
+class Vm:
+    """godwit-vmm by hand in a host; its serial console goes to a file and is fed by a FIFO."""
+
+    def __init__(self, lab, *options, kind="6.12-cloud", kernel=None, cmdline="", host="h1"):
+        self.lab, self.host = lab, host
+        files = [kernel or guest("kernel", kind), guest("initrd", kind)]
+        lab.put(host, *files, "/srv")
+        command = ["godwit-vmm", "--kernel", f"/srv/{files[0].name}", "--initrd", f"/srv/{files[1].name}",
+                   "--cmdline", f"console=ttyS0 quiet {cmdline}", *options]
+        quoted = " ".join(f"'{word}'" for word in command)
+        lab.sh(host, f"rm -f /tmp/in {CONSOLE} /tmp/code; mkfifo /tmp/in; ( {{ {quoted} < /tmp/in > {CONSOLE} 2>&1; echo $? > /tmp/code; }} & "
+                     f"sleep 1000 > /tmp/in & echo $! > /tmp/feeder )")
+
+    def console(self):
+        return self.lab.sh(self.host, f"cat {CONSOLE}").stdout
+
+    def wait_console(self, text, deadline=90, count=1):
+        def seen():
+            if self.code() is not None and self.console().count(text) < count:
+                raise AssertionError(f"the VM ended before '{text}': {self.console()[-2000:]}")
+            return self.console().count(text) >= count
+        try:
+            wait_for(seen, deadline, text, poll=0.2)
+        except TimeoutError as e:
+            raise AssertionError(f"{e}: {self.console()[-3000:]}") from e
+
+    def type(self, line):
+        self.lab.sh(self.host, f"echo '{line}' > /tmp/in")
+
+    def ask(self, line, answer, deadline=30):
+        """Types a shell line and waits for what it prints."""
+        self.type(line)
+        self.wait_console(answer, deadline)
+
+    def code(self):
+        text = self.lab.sh(self.host, "cat /tmp/code", check=False).stdout.strip()
+        return int(text) if text else None
+
+    def wait_end(self, deadline=30):
+        return wait_for(lambda: {"code": self.code()} if self.code() is not None else None, deadline, "godwit-vmm ends")["code"]
+
+    def end(self):
+        self.lab.sh(self.host, "kill $(cat /tmp/feeder); killall -9 godwit-vmm; while pidof godwit-vmm; do usleep 20000; done", check=False)
+
+
+def boot(lab, *options, expect, **kwargs):
+    vm = Vm(lab, *options, **kwargs)
+    try:
+        vm.wait_console("GUEST-READY")
+        vm.wait_console(expect)
+        vm.type("poweroff -f")
+        code = vm.wait_end()
+        assert code == 0, f"exit code {code}: {vm.console()[-500:]}"
+    finally:
+        vm.end()
+
+
+def _add_boot_tests():
+    def make(name, *options, **kwargs):
+        def test(lab):
+            boot(lab, *options, **kwargs)
+        test.__name__ = name
+        tests.test(test)
+
+    for kind in KINDS:
+        make(f"boots_{kind}_2_cpus", "--memory", "256M", "--cpus", "2", kind=kind, expect="cpus=2")
+    make("boots_1_cpu_128M", "--memory", "128M", "--cpus", "1", expect="cpus=1")
+    make("boots_8_cpus_512M", "--memory", "512M", "--cpus", "8", expect="cpus=8")
+
+
+_add_boot_tests()
+
+
+@tests.test
+def boots_across_the_hole(lab):
+    vm = Vm(lab, "--memory", "3584M", "--cpus", "2", "--overcommit")
+    try:
+        vm.wait_console("GUEST-READY")
+        vm.ask("echo total-$(($(sed -n \"s/MemTotal: *\\([0-9]*\\).*/\\1/p\" /proc/meminfo)/1024/1024))", "total-3\n".strip())
+        vm.type("poweroff -f")
+        assert vm.wait_end() == 0
+    finally:
+        vm.end()
+
+
+@tests.test
+def boots_elf_by_pvh(lab):
+    for kind in ("6.1-cloud", "6.12-cloud"):
+        boot(lab, "--memory", "256M", "--cpus", "2", kind=kind, kernel=guest("vmlinux", kind), expect="cpus=2")
+
+
+@tests.test
+def guest_reboot_restarts_and_poweroff_ends(lab):
+    vm = Vm(lab, "--memory", "256M", "--cpus", "2")
+    try:
+        vm.wait_console("GUEST-READY")
+        vm.type("reboot -f")
+        vm.wait_console("GUEST-READY", count=2)
+        vm.type("poweroff -f")
+        assert vm.wait_end() == 0
+    finally:
+        vm.end()
+
+
+@tests.test
+def root_on_a_disk_with_shell_and_redis(lab):
+    lab.put("h1", guest("rootfs"), "/srv")
+    disk = f"/srv/{guest('rootfs').name}"
+    lab.sh("h1", "ip tuntap add tap0 mode tap && ip link set tap0 master br0 && ip link set tap0 up")
+    vm = Vm(lab, "--memory", "384M", "--cpus", "2", "--disk", f"path={disk}", "--net", "tap=tap0",
+            cmdline="gw.root=/dev/vda gw.ip=10.77.0.100/24 gw.run=redis,heartbeat")
+    try:
+        vm.wait_console("GUEST-READY", 120)
+        done = lab.exec("bash", "-c", "exec 3<>/dev/tcp/10.77.0.100/6379; printf 'PING\\r\\n' >&3; read -t 10 x <&3; echo $x")
+        assert "PONG" in done.stdout, done
+        vm.ask("dd if=/dev/urandom of=/big bs=1M count=8 2>/dev/null; sync; md5sum < /big > /sum; echo 3 > /proc/sys/vm/drop_caches; "
+               "md5sum < /big | cmp - /sum && echo disk-$((40+2))", "disk-42", 60)
+        vm.type("sync; poweroff -f")
+        assert vm.wait_end() == 0
+    finally:
+        vm.end()
+        lab.sh("h1", "ip tuntap del tap0 mode tap; rm -f /srv/*.ext4", check=False)
+
+
+@tests.test
+def bad_input_is_told_and_nothing_starts(lab):
+    kernel = guest("kernel", "6.12-cloud")
+    lab.put("h1", kernel, "/srv")
+    k = f"/srv/{kernel.name}"
+    lab.sh("h1", f"head -c 100000 {k} > /tmp/short; head -c 4096 /dev/urandom > /tmp/noise; : > /tmp/empty; gzip -c /tmp/noise > /tmp/noise.gz; "
+                 "head -c 1000 /dev/zero > /tmp/odd; ip tuntap add tapx mode tap 2>/dev/null; true")
+    cases = {
+        "missing kernel": (["--kernel", "/nowhere"], "/nowhere"),
+        "truncated kernel": (["--kernel", "/tmp/short"], "truncated"),
+        "noise as kernel": (["--kernel", "/tmp/noise"], "/tmp/noise"),
+        "empty kernel": (["--kernel", "/tmp/empty"], "/tmp/empty"),
+        "gzip as kernel": (["--kernel", "/tmp/noise.gz"], "gzip"),
+        "missing initrd": (["--kernel", k, "--initrd", "/nowhere"], "/nowhere"),
+        "memory beyond the host": (["--kernel", k, "--memory", "512G"], "memory"),
+        "no memory": (["--kernel", k, "--memory", "0"], "memory"),
+        "too many cpus": (["--kernel", k, "--cpus", "33"], "32"),
+        "odd disk": (["--kernel", k, "--disk", "path=/tmp/odd"], "/tmp/odd"),
+        "missing disk": (["--kernel", k, "--disk", "path=/nowhere"], "/nowhere"),
+        "missing tap": (["--kernel", k, "--net", "tap=nosuchtap"], "nosuchtap"),
+        "unreachable nbd": (["--kernel", k, "--disk", "path=nbd://10.77.0.254:1"], "nbd"),
+        "bad option": (["--kernel", k, "--disk", "nonsense=1"], "nonsense"),
+    }
+    for what, (options, word) in cases.items():
+        done = lab.sh("h1", "timeout", "30", "godwit-vmm", *(["--memory", "128M"] if "--memory" not in options else []), *options, check=False)
+        said = done.stdout + done.stderr
+        assert done.returncode not in (0, 124, 134, 139), f"{what}: exit {done.returncode}: {said[-500:]}"
+        assert word.lower() in said.lower(), f"{what}: '{word}' is not in: {said[-500:]}"
+
+
+@tests.test
+def a_taken_tap_is_told(lab):
+    lab.sh("h1", "ip tuntap add tapt mode tap; ip link set tapt up")
+    first = Vm(lab, "--memory", "128M", "--net", "tap=tapt")
+    try:
+        first.wait_console("GUEST-READY")
+        done = lab.sh("h1", "timeout", "30", "godwit-vmm", "--kernel", f"/srv/{guest('kernel', '6.12-cloud').name}", "--memory", "128M",
+                      "--net", "tap=tapt", check=False)
+        assert done.returncode not in (0, 124) and "tapt" in done.stderr and "use" in done.stderr, done
+    finally:
+        first.end()
+        lab.sh("h1", "ip tuntap del tapt mode tap", check=False)
+
+
+@tests.test
+def without_kvm_it_says_what_to_do(lab):
+    lab.sh("h1", "mv /dev/kvm /dev/kvm.away")
+    try:
+        done = lab.sh("h1", "godwit-vmm", "--kernel", "/srv/x", "--memory", "128M", check=False)
+        assert done.returncode != 0 and "/dev/kvm" in done.stderr and "modprobe" in done.stderr, done
+    finally:
+        lab.sh("h1", "mv /dev/kvm.away /dev/kvm")
+
+
+if __name__ == "__main__":
+    tests.main(hosts=1, memory="2G")

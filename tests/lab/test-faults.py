@@ -1,0 +1,199 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""A move is struck at each of its steps: a process is killed with SIGKILL, or the hosts are cut off from one another. Then, always:
+never two running copies; exactly one in the end wherever the source's VMM lived; no acknowledged redis write lost; nothing
+left behind where the VM is not; and the VM moves again.
+
+Every step is a failpoint at which the process waits for a file. All are armed in every process, with their files in place; a case takes
+one file away, starts the move, strikes when the step is reached, and puts the file back.
+
+    test-faults.py              at each step: the process that is there is killed, and the hosts are cut
+    test-faults.py --all        at each step: each of the four processes is killed in turn, and the hosts are cut
+    test-faults.py STEP[:FAULT] one case; FAULT: src-vmm dst-vmm src-agent dst-agent cut
+"""
+
+import json
+import os
+import re
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from cluster import TOP, Cluster, Guest, SharedDisk  # noqa: E402
+from labtest import Lab, RedisWriter, guest, wait_for  # noqa: E402
+
+FAULTS = ("src-vmm", "dst-vmm", "src-agent", "dst-agent", "cut")
+VM = "fault"
+SETTLE = 90
+
+
+def steps():
+    """All steps, from the lists in the source: {name: the process that visits it}."""
+    found = {}
+    for header, program in (("migrate/failpoints.h", "vmm"), ("agent/failpoints.h", "agent")):
+        for name in re.findall(r'#define \w+ "((?:move|agent)-(src|dst)-[a-z-]+)"', (TOP / header).read_text()):
+            found[name[0]] = f"{name[1]}-{program}"
+    return found
+
+
+class Case:
+    """The cluster with one VM that is struck again and again; it stands on either host."""
+
+    def __init__(self, lab):
+        self.lab, self.steps = lab, steps()
+        self.cluster = Cluster(lab)
+        self.armed = ",".join(f"{step}=wait:/tmp/fp/{step}" for step in self.steps)
+        for host in self.cluster.hosts:
+            lab.sh(host, "mkdir -p /tmp/fp; cd /tmp/fp; touch " + " ".join(self.steps))
+            self.cluster.restart_agent(host, self.armed)
+        self.disk = SharedDisk(lab, image=guest("rootfs"))
+        self.guest = Guest(lab, name=VM, memory_mib=192, jobs="heartbeat,redis,dirty:4:8", disk=self.disk.uri, root="/dev/vda")
+        self.writer = None
+        self.host = None
+
+    def ensure_guest(self):
+        """A running VM with a redis that a client writes to."""
+        if self.host and self.writer:
+            return
+        self.cluster.remove(VM)
+        self.host = "h1"
+        self.cluster.create("h1", self.guest.vm_file())
+        self.cluster.godwit("h1", "start", VM)
+        self.writer = RedisWriter(self.lab).wait_ready(90)
+
+    def other(self):
+        return "h2" if self.host == "h1" else "h1"
+
+    def vmm_pid(self, host):
+        return self.lab.sh(host, "pidof godwit-vmm", check=False).stdout.split()
+
+    def wait_hit(self, step):
+        """The step is reached, or the move ended without visiting it."""
+        host = self.host if self.steps[step].startswith("src") else self.other()
+
+        def hit():
+            if self.lab.sh(host, "test", "-e", f"/tmp/fp/{step}.hit", check=False).returncode == 0:
+                return "hit"
+            return "ended" if self.mover.process.poll() is not None else None
+        return wait_for(hit, 60, f"step {step}")
+
+    def strike(self, fault):
+        victim = self.host if fault.startswith("src") else self.other()
+        if fault == "cut":
+            self.lab.net(self.host, self.other(), "cut")
+        elif fault.endswith("agent"):
+            self.cluster.kill_agent(victim)
+        else:
+            for pid in self.vmm_pid(victim):
+                self.lab.sh(victim, "kill", "-9", pid, check=False)
+
+    def never_two(self):
+        """Two VMMs may exist while a move is under way, but only one may say that it runs."""
+        running = self.cluster.running_on(VM)
+        assert len(running) <= 1, f"the VM runs on {running}"
+        return running
+
+    def settled(self, source_lived):
+        """The host where the VM runs at last, or where it lies crashed (only if its VMM was killed)."""
+        states = {host: self.cluster.show(host, VM) for host in self.cluster.hosts}
+        words = {host: info["state"] for host, info in states.items() if info}
+        assert list(words.values()).count("running") <= 1, f"two run: {words}"
+        busy = {"moving", "incoming", "doubt"} & set(words.values())
+        if busy or any(info and info.get("operation") for info in states.values()):
+            return None
+        for host, word in words.items():
+            if word == "running" or (not source_lived and word in ("crashed", "stopped")):
+                return host, word
+        return None
+
+    def run(self, step, fault):
+        self.ensure_guest()
+        source, target = self.host, self.other()
+        at = source if self.steps[step].startswith("src") else target
+        self.lab.sh(at, f"rm -f /tmp/fp/{step} /tmp/fp/*.hit")
+        self.mover = self.lab.background(source, "godwit", "move", VM, target, "--json")
+        try:
+            reached = self.wait_hit(step)
+            if reached == "hit":
+                self.strike(fault)
+                self.never_two()
+        finally:
+            self.lab.sh(at, "touch", f"/tmp/fp/{step}")
+        if reached != "hit":
+            # Steps of a failed move are not visited by one that succeeds.
+            self.host = wait_for(lambda: self.settled(True), SETTLE, "settled")[0]
+            return "not visited"
+        # While the fault lasts a VM in doubt stays paused; nobody may run it a second time.
+        for _ in range(3):
+            self.never_two()
+        if fault == "cut":
+            self.lab.net(source, target, "heal")
+        for host in self.cluster.hosts:
+            if fault.endswith("agent") and self.cluster.godwit(host, "ls", check=False).returncode:
+                self.cluster.start_agent(host, self.armed)
+        self.mover.kill()
+        source_lived = fault != "src-vmm"
+        where, word = wait_for(lambda: self.settled(source_lived), SETTLE, f"{step}:{fault}: settled")
+        self.check_end(where, word)
+        return f"{word} on {where}"
+
+    def check_end(self, where, word):
+        elsewhere = [h for h in self.cluster.hosts if h != where][0]
+        assert not self.vmm_pid(elsewhere), f"a VMM is left on {elsewhere}"
+        taps = self.lab.sh(elsewhere, "ls /sys/class/net/br0/brif").stdout.split()
+        assert taps == ["eth0"], f"{elsewhere}: a tap is left: {taps}"
+        if word == "running":
+            self.host = where
+            faultless, verdict = self.lab.check_workload()
+            assert faultless, verdict
+            self.check_writes()
+        else:
+            self.writer.kill()
+            self.host = self.writer = None
+
+    def check_writes(self):
+        written = self.writer.finish()
+        self.writer = None
+        assert written["lost"] == 0, written
+        self.writer = RedisWriter(self.lab).wait_ready(30)
+
+
+def cases(arguments, known):
+    named = [a for a in arguments if not a.startswith("-")]
+    if named:
+        for name in named:
+            step, _, fault = name.partition(":")
+            yield from ((step, f) for f in ([fault] if fault else FAULTS))
+        return
+    for step, owner in known.items():
+        for fault in FAULTS if "--all" in arguments else (owner, "cut"):
+            yield step, fault
+
+
+def main():
+    passed = failed = skipped = 0
+    with Lab(hosts=2) as lab:
+        case = Case(lab)
+        for step, fault in cases(sys.argv[1:], case.steps):
+            began = time.monotonic()
+            try:
+                outcome = case.run(step, fault)
+            except Exception as e:
+                failed += 1
+                print(f"FAIL {step} {fault} ({time.monotonic() - began:.1f} s): {e}", flush=True)
+                print(json.dumps({h: case.cluster.show(h, VM) for h in case.cluster.hosts})[:2000])
+                print(case.cluster.logs())
+                lab.net("h1", "h2", "heal")
+                for host in case.cluster.hosts:
+                    case.cluster.restart_agent(host, case.armed)
+                case.host = None
+                continue
+            passed += outcome != "not visited"
+            skipped += outcome == "not visited"
+            print(f"ok   {step} {fault}: {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
