@@ -1,0 +1,205 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Live moves through the agents: RAM equal, disk and connections go on, nothing readable on the wire, cancel, time-outs, wrong peers."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from cluster import TOP, Cluster, Guest, SharedDisk  # noqa: E402
+from labtest import GUEST_IP, Background, Probe, RedisWriter, Tests, guest, wait_for  # noqa: E402
+from soak import soak  # noqa: E402
+
+tests = Tests()
+# A page's worth of this lies in guest RAM while the wire is watched.
+MARKER = "GODWIT-MARKER-7f3a91c2-PLAIN-TEXT-PAGE."
+
+
+def cluster_with(lab, jobs="heartbeat", extra_options=(), **kwargs):
+    cluster = Cluster(lab)
+    vm = Guest(lab, name="vm", jobs=jobs, **kwargs)
+    cluster.create("h1", vm.vm_file())
+    cluster.godwit("h1", "start", "vm")
+    return cluster
+
+
+def end(cluster, *others):
+    cluster.remove("vm")
+    for other in others:
+        other.kill()
+    for host in cluster.hosts:
+        cluster.kill_agent(host)
+
+
+@tests.test
+def ten_moves_with_equal_ram(lab):
+    gaps = soak(lab, 10)
+    print(f"     outside blackouts: {' '.join(f'{g:.0f}' for g in gaps)} ms")
+
+
+@tests.test
+def ten_moves_with_the_bitmap(lab):
+    for host in ("h1", "h2"):
+        lab.sh(host, "mv /usr/bin/godwit-vmm /usr/bin/godwit-vmm.real; printf '#!/bin/sh\\nexec /usr/bin/godwit-vmm.real --dirty-bitmap \"$@\"\\n' "
+                     "> /usr/bin/godwit-vmm; chmod +x /usr/bin/godwit-vmm")
+    try:
+        soak(lab, 4)
+    finally:
+        for host in ("h1", "h2"):
+            lab.sh(host, "mv /usr/bin/godwit-vmm.real /usr/bin/godwit-vmm")
+
+
+@tests.test
+def redis_goes_on_and_the_clock_is_right(lab):
+    disk = SharedDisk(lab, image=guest("rootfs"))
+    cluster = cluster_with(lab, jobs="heartbeat,redis", memory_mib=384, cpus=2, disk=disk.uri, root="/dev/vda")
+    probe = Probe(lab).wait_ready(90)
+    writer = RedisWriter(lab).wait_ready(60)
+    try:
+        for source, target in (("h1", "h2"), ("h2", "h1")):
+            probe.result()
+            report = cluster.move(source, "vm", target)
+            seen, told = probe.result()["longest_gap_ms"], report["blackout_us"] / 1000
+            assert report["encrypted"] and report["phase"] == "done", report
+            print(f"     {source} -> {target}: outside {seen:.1f} ms, told {told:.1f} ms, {report['bytes_sent'] >> 20} MiB")
+            assert cluster.running_on("vm") == [target]
+            assert cluster.state(source, "vm") in (None, "moved")
+            # redis answers TIME from the guest's wall clock.
+            said = lab.exec("bash", "-c", f"exec 3<>/dev/tcp/{GUEST_IP}/6379; printf 'TIME\\r\\n' >&3; read -t 5 a <&3; read -t 5 a <&3; "
+                            "read -t 5 b <&3; echo $b").stdout.strip()
+            host_time = int(lab.sh(target, "date +%s").stdout)
+            assert abs(int(said) - host_time) <= 1, f"guest {said}, host {host_time}"
+        written = writer.finish()
+        assert written["lost"] == 0 and written["reconnects"] == 0 and written["acked"] > 100, written
+    finally:
+        end(cluster, probe)
+        disk.close()
+
+
+@tests.test
+def nothing_readable_on_the_wire(lab):
+    """The same capture finds a marker that is sent in the clear, so that finding none means something."""
+    cluster = cluster_with(lab, memory_mib=256)
+    probe = Probe(lab).wait_ready(90)
+    with tempfile.TemporaryDirectory() as work:
+        capture = Path(work, "wire.pcap")
+        watcher = Background(lab.exec_command("tcpdump", "-i", "data", "-p", "-U", "-B", "65536", "-s", "0", "-w", capture), env=lab.environment)
+        wait_for(lambda: capture.exists() and capture.stat().st_size > 0, 10, "tcpdump listens")
+        # Two MiB of the marker in the guest's page cache, by its console.
+        script = f"i=0; while [ $i -lt 1024 ]; do for j in 1 2 3 4 5 6 7 8 9 10; do echo '{MARKER}{MARKER}{MARKER}{MARKER}{MARKER}'; done; i=$((i+1)); done > /tmp/marks; echo planted-$(wc -c < /tmp/marks)\n"
+        planted = lab.sh("h1", f"(cat; sleep 15) | timeout 15 godwit console vm || true", input=script).stdout
+        assert "planted-2" in planted, planted[-500:]
+        report = cluster.move("h1", "vm", "h2")
+        # A datagram with the marker in the clear proves that the capture would have seen one.
+        lab.sh("h1", f"echo '{MARKER}' | nc -u -w 1 10.77.0.2 9 || true")
+        wait_for(lambda: MARKER.encode() in capture.read_bytes(), 20, "the control marker in the capture")
+        watcher.process.terminate()
+        watcher.process.wait()
+        data = capture.read_bytes()
+        assert len(data) > report["bytes_sent"] * 0.9, f"captured {len(data)} of {report['bytes_sent']}"
+        assert data.count(MARKER.encode()) == 1, f"{data.count(MARKER.encode())} markers on the wire"
+    end(cluster, probe)
+
+
+@tests.test
+def cancel_leaves_it_running(lab):
+    cluster = cluster_with(lab, jobs="heartbeat,dirty:10:32")
+    probe = Probe(lab).wait_ready(90)
+    for _ in range(3):
+        lab.net("h1", "h2", "rate", "20")
+        mover = lab.background("h1", "godwit", "move", "vm", "h2", "--json")
+        wait_for(lambda: cluster.state("h1", "vm") == "moving", 30, "moving")
+        cluster.godwit("h1", "cancel", "vm")
+        out, _ = mover.process.communicate(timeout=30)
+        lab.net("h1", "h2", "heal")
+        assert mover.process.returncode != 0, out
+        assert wait_for(lambda: cluster.running_on("vm") == ["h1"] and cluster.state("h2", "vm") is None, 20, "only at the source")
+        assert not lab.sh("h2", "pidof godwit-vmm", check=False).stdout.strip()
+    cluster.move("h1", "vm", "h2", "--verify-ram")
+    assert lab.check_workload()[0]
+    end(cluster, probe)
+
+
+@tests.test
+def timeout_fails_or_stops_as_asked(lab):
+    cluster = cluster_with(lab, jobs="heartbeat,dirty:40:64")
+    probe = Probe(lab).wait_ready(90)
+    lab.net("h1", "h2", "rate", "100")
+    done = cluster.godwit("h1", "move", "vm", "h2", "--downtime", "20", "--timeout", "20", "--policy", "fail", check=False)
+    assert done.returncode != 0 and cluster.running_on("vm") == ["h1"], done
+    report = cluster.move("h1", "vm", "h2", "--downtime", "20", "--timeout", "15", "--policy", "stop")
+    assert report["phase"] == "done" and cluster.running_on("vm") == ["h2"], report
+    lab.net("h1", "h2", "heal")
+    faultless, verdict = lab.check_workload()
+    assert faultless, verdict
+    end(cluster, probe)
+
+
+@tests.test
+def agents_readopt_running_vms(lab):
+    cluster = cluster_with(lab)
+    probe = Probe(lab).wait_ready(90)
+    pid = cluster.show("h1", "vm")["pid"]
+    cluster.restart_agent("h1")
+    info = cluster.show("h1", "vm")
+    assert info["state"] == "running" and info["pid"] == pid, info
+    cluster.move("h1", "vm", "h2")
+    cluster.restart_agent("h2")
+    assert cluster.state("h2", "vm") == "running"
+    end(cluster, probe)
+
+
+@tests.test
+def paused_vms_move_paused(lab):
+    cluster = cluster_with(lab)
+    probe = Probe(lab).wait_ready(90)
+    cluster.godwit("h1", "pause", "vm")
+    cluster.move("h1", "vm", "h2")
+    assert cluster.state("h2", "vm") == "paused"
+    cluster.godwit("h2", "resume", "vm")
+    probe.result()
+    wait_for(lambda: probe.result()["received"] > 0, 20, "the guest answers again")
+    end(cluster, probe)
+
+
+@tests.test
+def refusals_are_clear_and_early(lab):
+    """What a move needs is checked before the first page: peer, disk, network, name."""
+    cluster = cluster_with(lab)
+    probe = Probe(lab).wait_ready(90)
+
+    def refused(word, *arguments):
+        done = cluster.godwit("h1", *arguments, check=False)
+        assert done.returncode != 0 and word in (done.stdout + done.stderr), (word, done)
+        assert cluster.running_on("vm") == ["h1"]
+
+    refused("nohost", "move", "vm", "nohost")
+    refused("novm", "move", "novm", "h2")
+    lab.sh("h2", "ip link set eth0 nomaster; ip link del br0")
+    refused("br0", "move", "vm", "h2")
+    end(cluster, probe)
+    lab.lab("power", "h2", "off")
+    lab.lab("power", "h2", "on")
+
+
+@tests.test
+def peers_with_wrong_certificates_are_refused(lab):
+    cluster = cluster_with(lab)
+    probe = Probe(lab).wait_ready(90)
+    with tempfile.TemporaryDirectory() as work:
+        godwit = TOP / "build/bin/godwit"
+        for words in (["init", work], ["issue", "--dir", work, "--ip", "10.77.0.2", "h2"]):
+            subprocess.run([godwit, "pki", *words], check=True, stdout=subprocess.DEVNULL)
+        lab.put("h2", f"{work}/ca.pem", f"{work}/h2.pem", f"{work}/h2.key", "/etc/godwit")
+    cluster.restart_agent("h2")
+    done = cluster.godwit("h1", "move", "vm", "h2", check=False)
+    assert done.returncode != 0 and "certificate" in (done.stdout + done.stderr).lower(), done
+    assert cluster.running_on("vm") == ["h1"]
+    end(cluster, probe)
+
+
+if __name__ == "__main__":
+    tests.main(hosts=2)
