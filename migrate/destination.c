@@ -21,6 +21,7 @@
 struct destination {
 	struct gw_move *mv;
 	struct gw_receivers *receivers;
+	bool owner_tried; /* OWNER may be in the journal */
 	uint64_t base_bytes, base_ns;
 };
 
@@ -228,8 +229,10 @@ static int take_over(struct destination *d, struct gw_error *err)
 	r = gw_move_pass_return(mv, err);
 	if (r == 0 && mv->journal)
 		atomic_store(gw_journal_effect_word(mv->journal), 0);
-	if (r == 0)
-		r = gw_move_journal(mv, GW_JOURNAL_OWNER, mv->p.epoch, err);
+	if (r < 0)
+		return r;
+	d->owner_tried = true;
+	r = gw_move_journal(mv, GW_JOURNAL_OWNER, mv->p.epoch, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&mv->lock);
@@ -266,6 +269,7 @@ static void give_up(struct destination *d, struct gw_error *err)
 	struct gw_move *mv = d->mv;
 	struct gw_error first = GW_ERROR_INIT, ignored = GW_ERROR_INIT;
 	bool cancelled;
+	int r;
 
 	gw_move_fail(mv, err);
 	gw_move_check(mv, &first);
@@ -273,10 +277,15 @@ static void give_up(struct destination *d, struct gw_error *err)
 	cancelled = mv->cancelled;
 	mv->past_return = true;
 	pthread_mutex_unlock(&mv->lock);
-	/* Written before it is said: the source runs on by this word. */
-	if (gw_move_journal(mv, GW_JOURNAL_ABORTED, mv->p.epoch, &ignored) < 0)
+	/*
+	 * Written before it is said: the source runs on by this word. Where OWNER may be in the journal and cannot be taken back, nothing
+	 * is said: the source is then in doubt, and people decide.
+	 */
+	r = gw_move_journal(mv, GW_JOURNAL_ABORTED, mv->p.epoch, &ignored);
+	if (r < 0)
 		gw_warn("move: %s", gw_error_text(&ignored));
-	gw_move_say_abort(mv, &first);
+	if (r == 0 || !d->owner_tried)
+		gw_move_say_abort(mv, &first);
 	gw_receivers_free(gw_steal_ptr(&d->receivers));
 	gw_move_disconnect(mv);
 	snprintf(mv->progress.message, sizeof(mv->progress.message), "%.250s", gw_error_text(&first));
