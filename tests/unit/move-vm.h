@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+/* A VM without KVM for tests and benches of moves: RAM, a thread that writes it like a guest, and a few bytes of state. */
+#ifndef GW_TESTS_MOVE_VM_H
+#define GW_TESTS_MOVE_VM_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "migrate/move.h"
+
+struct gw_uffd_source;
+
+struct move_vm {
+	struct gw_ram *ram;
+	struct gw_uffd_source *uffd; /* NULL: the device write log is the dirty source */
+	pthread_t thread;
+	bool threaded;
+	/* The writer: pages of [0, hot_pages) at random, at most write_rate a second (0: none). */
+	uint64_t hot_pages, write_rate;
+	uint64_t save_size;          /* bytes of padding in the saved state */
+	uint32_t cpus;               /* as described to the other side */
+	bool fail_load, fail_save;
+
+	pthread_mutex_t lock;
+	pthread_cond_t change;
+	bool run, parked, quit;      /* under lock */
+	unsigned runs, stops;        /* under lock: how often */
+	uint64_t writes;             /* the guest's own counter: part of its state */
+	uint64_t rng;
+	uint64_t owned_epoch;
+	bool announced;
+};
+
+/* RAM of `size` bytes (a second region when `hole` > 0 and size is past it); stopped. Exits the process on failure. */
+void move_vm_init(struct move_vm *vm, uint64_t size, uint64_t hole);
+/* Uses userfaultfd write protection as dirty source; false (and a loud line) where the kernel has none. */
+bool move_vm_use_uffd(struct move_vm *vm);
+void move_vm_release(struct move_vm *vm);
+/* Every `zero_every`-th page stays untouched, others get content made from `seed`. */
+void move_vm_fill(struct move_vm *vm, uint64_t seed, unsigned zero_every);
+void move_vm_run(struct move_vm *vm);
+void move_vm_stop(struct move_vm *vm);
+bool move_vm_running(struct move_vm *vm);
+struct gw_move_vm move_vm_handle(struct move_vm *vm);
+
+#endif
