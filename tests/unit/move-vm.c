@@ -53,6 +53,9 @@ static void *writer_main(void *arg)
 	pthread_mutex_lock(&vm->lock);
 	while (!vm->quit) {
 		if (!vm->run) {
+			/* Up to the very last moment: these are in nobody's log until the sync after the stop. */
+			if (!vm->parked && vm->write_rate)
+				write_some(vm, 8);
 			vm->parked = true;
 			pthread_cond_broadcast(&vm->change);
 			pthread_cond_wait(&vm->change, &vm->lock);

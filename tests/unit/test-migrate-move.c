@@ -89,6 +89,21 @@ static void moves_under_writes(void **state)
 	}
 }
 
+/* Slow enough for several looks at the dirty log within a round: pages ahead of the senders are dropped from it, others not. */
+static void moves_slowly_under_writes(void **state)
+{
+	struct move_pair p;
+
+	move_pair_init(&p, 16 * MIB, 0, 2);
+	p.s.write_rate = 1000;
+	p.ps.digest = true;
+	p.ps.bandwidth = 10 * MIB;
+	move_pair_start(&p);
+	assert_moved(&p);
+	assert_true(p.es.latest.elapsed_ms > 1000);
+	move_pair_release(&p);
+}
+
 static void moves_under_writes_with_uffd(void **state)
 {
 	struct move_pair p;
@@ -302,6 +317,7 @@ int main(void)
 		cmocka_unit_test(moves_an_idle_vm),
 		cmocka_unit_test(moves_a_paused_vm_paused),
 		cmocka_unit_test(moves_under_writes),
+		cmocka_unit_test(moves_slowly_under_writes),
 		cmocka_unit_test(moves_under_writes_with_uffd),
 		cmocka_unit_test(moves_there_and_back),
 		cmocka_unit_test(large_state_travels),
