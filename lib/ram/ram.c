@@ -203,7 +203,9 @@ void gw_ram_log_start(struct gw_ram *ram)
 void gw_ram_log_stop(struct gw_ram *ram)
 {
 	__atomic_store_n(&ram->logging, false, __ATOMIC_SEQ_CST);
-	memset(ram->log, 0, gw_ram_bitmap_words(ram) * sizeof(uint64_t));
+	/* A device that saw logging still on may set a bit meanwhile: it is left for the next start, where it does no harm. */
+	for (size_t i = 0; i < gw_ram_bitmap_words(ram); i++)
+		__atomic_store_n(&ram->log[i], 0, __ATOMIC_RELAXED);
 }
 
 uint64_t gw_ram_log_take(struct gw_ram *ram, uint64_t *bitmap)

@@ -139,7 +139,6 @@ void move_pair_init(struct move_pair *p, uint64_t size, uint64_t hole, unsigned 
 	snprintf(p->ps.peer, sizeof(p->ps.peer), "other");
 	p->pd = p->ps;
 	connect_pair(p);
-	move_vm_run(&p->s);
 }
 
 void move_pair_start(struct move_pair *p)
@@ -147,6 +146,8 @@ void move_pair_start(struct move_pair *p)
 	struct gw_move_vm s = move_vm_handle(&p->s), d = move_vm_handle(&p->d);
 	struct gw_error err = GW_ERROR_INIT;
 
+	if (!p->paused)
+		move_vm_run(&p->s);
 	if (gw_move_destination_start(&p->pd, &d, p->jd, move_end_progress, &p->ed, &p->md, &err) < 0 ||
 	    gw_move_source_start(&p->ps, &s, p->js, move_end_progress, &p->es, &p->ms, &err) < 0)
 		die(gw_error_text(&err));

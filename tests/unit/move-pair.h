@@ -22,11 +22,12 @@ struct move_pair {
 	struct gw_move *ms, *md;
 	struct gw_journal *js, *jd;
 	char dir[64];                 /* of the journals */
+	bool paused;                  /* the source's VM does not run */
 };
 
-/* Two VMs of `size` bytes; the source's is filled and runs. Descriptors are socket pairs. Journals in a fresh folder. */
+/* Two VMs of `size` bytes, the source's filled. Descriptors are socket pairs. Journals in a fresh folder. */
 void move_pair_init(struct move_pair *p, uint64_t size, uint64_t hole, unsigned channels);
-/* Starts both ends. */
+/* Runs the source's VM unless it is paused, and starts both ends. */
 void move_pair_start(struct move_pair *p);
 /* Waits until both have ended, or the source is in doubt; fails the test after 60 s. */
 void move_pair_wait(struct move_pair *p);

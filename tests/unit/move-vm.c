@@ -87,6 +87,7 @@ void move_vm_init(struct move_vm *vm, uint64_t size, uint64_t hole)
 	vm->hot_pages = gw_ram_pages(vm->ram);
 	vm->rng = 88172645463325252ull;
 	vm->cpus = 1;
+	vm->parked = true;
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->change, NULL);
 	if (pthread_create(&vm->thread, NULL, writer_main, vm))

@@ -62,7 +62,7 @@ static void moves_a_paused_vm_paused(void **state)
 	struct move_pair p;
 
 	move_pair_init(&p, 4 * MIB, 0, 1);
-	move_vm_stop(&p.s);
+	p.paused = true;
 	move_pair_start(&p);
 	assert_moved(&p);
 	assert_false(move_vm_running(&p.d));
