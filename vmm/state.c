@@ -14,11 +14,11 @@
 #define MAX_SECTIONS 1024
 
 struct gw_state_writer {
-	Godwit__VmState msg;
+	Godwit__MachineState msg;
 };
 
 struct gw_state_reader {
-	Godwit__VmState *msg;
+	Godwit__MachineState *msg;
 	bool *taken; /* one a section */
 };
 
@@ -28,7 +28,7 @@ int gw_state_writer_new(struct gw_state_writer **ret)
 
 	if (!w)
 		return -ENOMEM;
-	godwit__vm_state__init(&w->msg);
+	godwit__machine_state__init(&w->msg);
 	w->msg.version = VM_STATE_VERSION;
 	*ret = w;
 	return 0;
@@ -159,12 +159,12 @@ int gw_state_put(struct gw_state_writer *w, const struct gw_state_desc *desc, co
 
 int gw_state_finish(struct gw_state_writer *w, struct gw_buf *out)
 {
-	size_t len = godwit__vm_state__get_packed_size(&w->msg);
+	size_t len = godwit__machine_state__get_packed_size(&w->msg);
 	uint8_t *p = gw_buf_reserve(out, len);
 
 	if (!p)
 		return -ENOMEM;
-	godwit__vm_state__pack(&w->msg, p);
+	godwit__machine_state__pack(&w->msg, p);
 	out->len += len;
 	return 0;
 }
@@ -175,7 +175,7 @@ int gw_state_reader_new(const void *data, size_t len, struct gw_state_reader **r
 
 	if (!r)
 		return gw_error_set(err, ENOMEM, "out of memory");
-	r->msg = godwit__vm_state__unpack(NULL, len, data);
+	r->msg = godwit__machine_state__unpack(NULL, len, data);
 	if (!r->msg || r->msg->n_sections > MAX_SECTIONS) {
 		gw_state_reader_free(r);
 		return gw_error_set(err, EPROTO, "the device state is damaged");
@@ -200,7 +200,7 @@ void gw_state_reader_free(struct gw_state_reader *r)
 	if (!r)
 		return;
 	if (r->msg)
-		godwit__vm_state__free_unpacked(r->msg, NULL);
+		godwit__machine_state__free_unpacked(r->msg, NULL);
 	free(r->taken);
 	free(r);
 }

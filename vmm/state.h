@@ -61,10 +61,10 @@ int gw_state_writer_new(struct gw_state_writer **ret);
 void gw_state_writer_free(struct gw_state_writer *w);
 /* Appends a section read from `obj` by `desc`. `instance` is copied. -ENOMEM. */
 int gw_state_put(struct gw_state_writer *w, const struct gw_state_desc *desc, const char *instance, const void *obj);
-/* Packs all sections as a godwit.VmState. */
+/* Packs all sections as a godwit.MachineState. */
 int gw_state_finish(struct gw_state_writer *w, struct gw_buf *out);
 
-/* A decoded, checked VmState. */
+/* A decoded, checked MachineState. */
 struct gw_state_reader;
 int gw_state_reader_new(const void *data, size_t len, struct gw_state_reader **ret, struct gw_error *err);
 void gw_state_reader_free(struct gw_state_reader *r);
