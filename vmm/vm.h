@@ -18,6 +18,7 @@
 struct gw_bus;
 struct gw_iothread;
 struct gw_pci_bus;
+struct gw_tty;
 struct gw_vm;
 
 #define GW_MAX_CPUS 32
@@ -35,6 +36,9 @@ struct gw_vm;
 #define GW_GPA_PCI32_SIZE 0x2ec00000ull /* up to the IOAPIC */
 #define GW_GPA_IDENTITY 0xfeffc000ull   /* 1 page, then 3 pages of TSS */
 #define GW_GPA_HOLE_END 0x100000000ull
+/* 64-bit BARs: 32 GiB from here on, or from the next multiple above RAM that ends later. Within 36 bits for small VMs. */
+#define GW_GPA_PCI64 0x800000000ull
+#define GW_GPA_PCI64_SIZE 0x800000000ull
 
 struct gw_disk_config {
 	char *name;   /* instance: "vda", ... or the name from the VM file */
@@ -61,6 +65,7 @@ struct gw_vm_config {
 	unsigned nnets;
 	bool incoming;     /* do not boot: a move brings everything */
 	bool dirty_bitmap; /* use the bitmap even where the dirty ring exists */
+	bool overcommit;   /* more memory than the host has available is fine */
 };
 
 /* Builds the VM, its vCPUs and devices, all stopped. Without config->incoming the kernel is loaded. Borrows config. */
@@ -75,6 +80,7 @@ struct gw_bus *gw_vm_pio(struct gw_vm *vm);
 struct gw_pci_bus *gw_vm_pci(struct gw_vm *vm);
 struct gw_iothread *gw_vm_iothread(struct gw_vm *vm);
 int gw_vm_fd(const struct gw_vm *vm); /* KVM's VM descriptor */
+struct gw_tty *gw_vm_console(struct gw_vm *vm); /* where consoles attach to the serial line */
 int gw_vm_add_device(struct gw_vm *vm, const struct gw_device *dev, struct gw_error *err);
 
 /*
@@ -87,11 +93,19 @@ void gw_vm_run(struct gw_vm *vm);
 bool gw_vm_running(const struct gw_vm *vm);
 
 /*
- * State of everything but RAM as a packed godwit.VmState; the VM is stopped. Saving may be repeated and changes nothing.
+ * State of everything but RAM as a packed godwit.MachineState; the VM is stopped. Saving may be repeated and changes nothing.
  * Loading is for a VM built with `incoming` (or stopped) of the same config; on failure the VM must not be run.
  */
 int gw_vm_save(struct gw_vm *vm, struct gw_buf *out, struct gw_error *err);
 int gw_vm_load(struct gw_vm *vm, const void *data, size_t len, struct gw_error *err);
+
+/*
+ * What a host must offer to take the VM in: `cpuid` in the form of vmm/cpuid.h, `devices` as lines "kind instance". Both are appended
+ * to. gw_vm_check_features() compares with a VM built here for the arrival: -ENOTSUP and what is missing.
+ */
+int gw_vm_features(struct gw_vm *vm, struct gw_buf *cpuid, struct gw_buf *devices, uint32_t *tsc_khz, struct gw_error *err);
+int gw_vm_check_features(struct gw_vm *vm, const void *cpuid, size_t cpuid_len, const void *devices, size_t devices_len,
+			 uint32_t tsc_khz, struct gw_error *err);
 /* Network announcement after a move; the VM runs. */
 void gw_vm_announce(struct gw_vm *vm);
 

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The VM as its operator sees it; see machine.h. */
+#include "vmm/machine.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include "lib/log.h"
+#include "lib/util.h"
+#include "vmm/hostmem.h"
+#include "vmm/move.h"
+#include "vmm/vm.h"
+
+struct gw_machine {
+	const struct gw_options *options;
+	sd_event *loop;
+	struct gw_vm *vm;
+	struct gw_vm_move *move;
+	sd_event_source *events;    /* the guest's */
+	sd_event_source *move_news;
+	gw_machine_listener listener;
+	void *listener_arg;
+	bool ended;
+	char reason[160];           /* why it ended or is paused */
+	struct gw_move_progress progress;
+};
+
+static Godwit__VmmRunState run_state(const struct gw_machine *m)
+{
+	if (m->ended)
+		return GODWIT__VMM_RUN_STATE__VMM_ENDED;
+	switch (gw_vm_move_state(m->move)) {
+	case GW_VM_MOVE_WAITING:
+	case GW_VM_MOVE_IN:
+		return GODWIT__VMM_RUN_STATE__VMM_INCOMING;
+	case GW_VM_MOVE_OUT:
+		return GODWIT__VMM_RUN_STATE__VMM_MOVING;
+	case GW_VM_MOVE_IN_DOUBT:
+		return GODWIT__VMM_RUN_STATE__VMM_DOUBT;
+	case GW_VM_MOVE_GONE:
+		return GODWIT__VMM_RUN_STATE__VMM_ENDED;
+	case GW_VM_MOVE_NONE:
+		break;
+	}
+	return gw_vm_running(m->vm) ? GODWIT__VMM_RUN_STATE__VMM_RUNNING : GODWIT__VMM_RUN_STATE__VMM_PAUSED;
+}
+
+void gw_machine_status(struct gw_machine *m, bool with_resident, struct gw_machine_status *ret)
+{
+	godwit__vmm_status__init(&ret->msg);
+	ret->msg.state = run_state(m);
+	ret->msg.name = m->options->config.name;
+	ret->msg.memory = m->options->config.memory;
+	ret->msg.cpus = m->options->config.cpus;
+	ret->msg.epoch = gw_vm_move_epoch(m->move);
+	ret->msg.pid = (uint32_t)getpid();
+	ret->msg.reason = m->reason;
+	ret->msg.version = (char *)GW_VMM_VERSION;
+	if (with_resident)
+		ret->msg.resident = gw_hostmem_resident(gw_vm_ram(m->vm));
+	if (gw_vm_move_progress(m->move, &m->progress)) {
+		gw_vm_move_progress_msg(&m->progress, &ret->move);
+		ret->msg.move = &ret->move;
+	}
+}
+
+static void tell(struct gw_machine *m, const char *kind, const char *message, Godwit__MoveProgress *move)
+{
+	Godwit__VmmEvent event = GODWIT__VMM_EVENT__INIT;
+	struct gw_machine_status status;
+
+	if (!m->listener)
+		return;
+	gw_machine_status(m, false, &status);
+	event.kind = (char *)kind;
+	event.message = (char *)message;
+	event.status = &status.msg;
+	event.move = move;
+	m->listener(m->listener_arg, &event);
+}
+
+static void set_reason(struct gw_machine *m, const char *reason)
+{
+	snprintf(m->reason, sizeof(m->reason), "%s", reason);
+}
+
+void gw_machine_end(struct gw_machine *m, int code, const char *reason)
+{
+	if (m->ended)
+		return;
+	m->ended = true;
+	set_reason(m, reason);
+	tell(m, "shutdown", m->reason, NULL);
+	(void)sd_event_exit(m->loop, code);
+}
+
+/* Puts the VM back to power-on and lets it run, unless it was paused. */
+static int reset_vm(struct gw_machine *m, bool run, struct gw_error *err)
+{
+	int r;
+
+	gw_vm_stop(m->vm);
+	r = gw_vm_reset(m->vm, err);
+	if (r < 0) {
+		gw_error_wrap(err, "cannot start the VM again");
+		gw_error_log("%s", gw_error_text(err));
+		gw_machine_end(m, GW_EXIT_FAILED, gw_error_text(err));
+		return r;
+	}
+	if (run)
+		gw_vm_run(m->vm);
+	tell(m, "reset", m->reason, NULL);
+	return 0;
+}
+
+static void handle_event(struct gw_machine *m, enum gw_vm_event event, const char *reason)
+{
+	struct gw_error err = GW_ERROR_INIT;
+
+	set_reason(m, reason);
+	switch (event) {
+	case GW_VM_POWEROFF:
+		gw_info("%s", reason);
+		gw_vm_stop(m->vm);
+		gw_machine_end(m, GW_EXIT_ENDED, reason);
+		break;
+	case GW_VM_RESET:
+		gw_info("reset: %s", reason);
+		(void)reset_vm(m, true, &err);
+		break;
+	case GW_VM_CRASHED:
+		gw_error_log("the VM crashed: %s", reason);
+		gw_vm_stop(m->vm);
+		gw_machine_end(m, GW_EXIT_CRASHED, reason);
+		break;
+	}
+}
+
+static int on_event(sd_event_source *s, int fd, uint32_t revents, void *arg)
+{
+	struct gw_machine *m = arg;
+	enum gw_vm_event event;
+	char reason[128];
+
+	/* The guest ended itself while it moves: it ends here, unless it is not ours any more. */
+	if (gw_vm_move_busy(m->move) && gw_vm_move_cancel_wait(m->move) < 0) {
+		(void)sd_event_source_set_enabled(m->events, SD_EVENT_OFF);
+		return 0;
+	}
+	if (gw_vm_next_event(m->vm, &event, reason) == 0)
+		handle_event(m, event, reason);
+	return 0;
+}
+
+static int on_move_news(sd_event_source *s, int fd, uint32_t revents, void *arg)
+{
+	gw_vm_move_dispatch(((struct gw_machine *)arg)->move);
+	return 0;
+}
+
+static void on_progress(void *arg, const struct gw_move_progress *p)
+{
+	Godwit__MoveProgress msg;
+
+	gw_vm_move_progress_msg(p, &msg);
+	tell(arg, "move", (char *)p->message, &msg);
+}
+
+static void on_move_state(void *arg, enum gw_vm_move_state state, const char *why)
+{
+	struct gw_machine *m = arg;
+
+	set_reason(m, why ? why : "");
+	switch (state) {
+	case GW_VM_MOVE_GONE:
+		if (m->reason[0])
+			gw_error_log("the move failed: %s", m->reason);
+		gw_machine_end(m, m->reason[0] ? GW_EXIT_FAILED : GW_EXIT_ENDED, m->reason[0] ? m->reason : "moved away");
+		return;
+	case GW_VM_MOVE_NONE:
+		(void)sd_event_source_set_enabled(m->events, SD_EVENT_ON);
+		break;
+	case GW_VM_MOVE_IN_DOUBT:
+		gw_warn("the VM is paused: %s", m->reason);
+		break;
+	default:
+		break;
+	}
+	tell(m, "state", m->reason, NULL);
+}
+
+static const struct gw_vm_move_hooks move_hooks = { .progress = on_progress, .state = on_move_state };
+
+int gw_machine_new(const struct gw_options *options, sd_event *loop, struct gw_machine **ret, struct gw_error *err)
+{
+	struct gw_machine *m = calloc(1, sizeof(*m));
+	int r;
+
+	if (!m)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	m->options = options;
+	m->loop = loop;
+	r = gw_vm_new(&options->config, &m->vm, err);
+	if (r == 0)
+		r = gw_vm_move_new(m->vm, options->journal, options->config.incoming, options->epoch, &move_hooks, m, &m->move,
+				   err);
+	if (r < 0) {
+		gw_machine_free(m);
+		return r;
+	}
+	r = sd_event_add_io(loop, &m->events, gw_vm_event_fd(m->vm), EPOLLIN, on_event, m);
+	if (r >= 0)
+		r = sd_event_add_io(loop, &m->move_news, gw_vm_move_fd(m->move), EPOLLIN, on_move_news, m);
+	if (r < 0) {
+		gw_machine_free(m);
+		return gw_error_errno(err, r, "cannot watch the VM");
+	}
+	*ret = m;
+	return 0;
+}
+
+void gw_machine_free(struct gw_machine *m)
+{
+	if (!m)
+		return;
+	m->listener = NULL;
+	sd_event_source_disable_unref(m->events);
+	sd_event_source_disable_unref(m->move_news);
+	gw_vm_move_free(m->move);
+	gw_vm_free(m->vm);
+	free(m);
+}
+
+void gw_machine_listen(struct gw_machine *m, gw_machine_listener listener, void *arg)
+{
+	m->listener = listener;
+	m->listener_arg = arg;
+}
+
+struct gw_vm *gw_machine_vm(struct gw_machine *m)
+{
+	return m->vm;
+}
+
+struct gw_vm_move *gw_machine_move(struct gw_machine *m)
+{
+	return m->move;
+}
+
+void gw_machine_start(struct gw_machine *m)
+{
+	if (m->options->config.incoming)
+		return;
+	gw_vm_run(m->vm);
+	tell(m, "state", "", NULL);
+}
+
+/* Only while no move has the VM, and it is here at all. */
+static int check_ours(const struct gw_machine *m, struct gw_error *err)
+{
+	if (m->ended)
+		return gw_error_set(err, ESHUTDOWN, "the VM has ended");
+	if (gw_vm_move_busy(m->move))
+		return gw_error_set(err, EBUSY, "the VM is moving");
+	if (gw_vm_move_state(m->move) != GW_VM_MOVE_NONE)
+		return gw_error_set(err, EBUSY, "the VM is not here (yet)");
+	return 0;
+}
+
+int gw_machine_pause(struct gw_machine *m, struct gw_error *err)
+{
+	int r = check_ours(m, err);
+
+	if (r < 0 || !gw_vm_running(m->vm))
+		return r;
+	gw_vm_stop(m->vm);
+	set_reason(m, "paused by request");
+	tell(m, "state", m->reason, NULL);
+	return 0;
+}
+
+int gw_machine_resume(struct gw_machine *m, struct gw_error *err)
+{
+	int r = check_ours(m, err);
+
+	if (r < 0 || gw_vm_running(m->vm))
+		return r;
+	gw_vm_run(m->vm);
+	set_reason(m, "");
+	tell(m, "state", "", NULL);
+	return 0;
+}
+
+int gw_machine_reset(struct gw_machine *m, struct gw_error *err)
+{
+	int r = check_ours(m, err);
+
+	if (r < 0)
+		return r;
+	set_reason(m, "reset by request");
+	return reset_vm(m, gw_vm_running(m->vm), err);
+}
+
+int gw_machine_power_button(struct gw_machine *m, struct gw_error *err)
+{
+	enum gw_vm_move_state state = gw_vm_move_state(m->move);
+
+	if (m->ended)
+		return gw_error_set(err, ESHUTDOWN, "the VM has ended");
+	/* While it leaves, the button may still be pressed here; the guest then ends and so does the move. */
+	if (state != GW_VM_MOVE_NONE && state != GW_VM_MOVE_OUT)
+		return gw_error_set(err, EBUSY, "the VM is not here (yet)");
+	gw_vm_power_button(m->vm);
+	return 0;
+}
+
+int gw_machine_digest(struct gw_machine *m, uint8_t digest[16], struct gw_error *err)
+{
+	int r = check_ours(m, err);
+
+	if (r < 0)
+		return r;
+	if (gw_vm_running(m->vm))
+		return gw_error_set(err, EBUSY, "the VM runs: its memory changes all the time; pause it first");
+	gw_ram_digest(gw_vm_ram(m->vm), digest);
+	return 0;
+}
