@@ -35,6 +35,7 @@
 struct gw_virtio_pci {
 	struct gw_virtio *vd;
 	struct gw_pci_dev *dev;
+	struct gw_msix *msix;
 	unsigned cfg_cap;   /* offset of the PCI configuration access capability */
 	uint64_t kicks_at;  /* BAR address that the ioeventfds are for; 0: none */
 };
@@ -266,8 +267,8 @@ static void config_written(void *arg, unsigned reg, unsigned len)
 {
 	struct gw_virtio_pci *vp = arg;
 
-	if (!window(vp, reg, len, true) && vp->vd->msix)
-		gw_msix_config_written(vp->vd->msix, reg, len);
+	if (!window(vp, reg, len, true) && vp->msix)
+		gw_msix_config_written(vp->msix, reg, len);
 }
 
 static const struct gw_pci_ops pci_ops = { config_read, config_written, bar_mapped };
@@ -329,16 +330,16 @@ int gw_virtio_pci_attach(struct gw_virtio *vd, struct gw_pci_bus *bus, unsigned 
 	if (r == 0)
 		r = gw_pci_add_bar(vp->dev, BAR_VIRTIO, BAR_SIZE, true, &bar_ops, vp, err);
 	if (r == 0)
-		r = gw_msix_new(vp->dev, &vd->host, BAR_MSIX, vd->nqueues + 1, vd->name, &vd->msix, err);
+		r = gw_msix_new(vp->dev, &vd->host, BAR_MSIX, vd->nqueues + 1, vd->name, &vp->msix, err);
 	if (r == 0)
 		r = add_caps(vp, err);
 	vd->pci = vp;
 	if (r < 0) {
 		gw_virtio_pci_free(vp);
 		vd->pci = NULL;
-		vd->msix = NULL;
 		return r;
 	}
+	vd->msix = vp->msix;
 	set_kicks(vp, gw_pci_bar_home(vp->dev, BAR_VIRTIO), true);
 	return 0;
 }
@@ -357,26 +358,26 @@ void gw_virtio_pci_free(struct gw_virtio_pci *vp)
 	if (vp->kicks_at)
 		set_kicks(vp, vp->kicks_at, false);
 	gw_pci_dev_free(vp->dev);
-	gw_msix_free(vp->vd->msix);
+	gw_msix_free(vp->msix);
 	free(vp);
 }
 
 void gw_virtio_pci_reset(struct gw_virtio_pci *vp)
 {
 	gw_pci_dev_reset(vp->dev);
-	gw_msix_reset(vp->vd->msix);
+	gw_msix_reset(vp->msix);
 }
 
 int gw_virtio_pci_save(struct gw_virtio_pci *vp, struct gw_state_writer *w, struct gw_error *err)
 {
 	int r = gw_pci_dev_save(vp->dev, w, err);
 
-	return r < 0 ? r : gw_msix_save(vp->vd->msix, w, err);
+	return r < 0 ? r : gw_msix_save(vp->msix, w, err);
 }
 
 int gw_virtio_pci_load(struct gw_virtio_pci *vp, struct gw_state_reader *r, struct gw_error *err)
 {
 	int ret = gw_pci_dev_load(vp->dev, r, err);
 
-	return ret < 0 ? ret : gw_msix_load(vp->vd->msix, r, err);
+	return ret < 0 ? ret : gw_msix_load(vp->msix, r, err);
 }

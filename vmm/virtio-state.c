@@ -87,6 +87,8 @@ static int take_queue(struct gw_virtio_queue *q, const struct gw_virtio_queue *i
 	vq->used_idx = in->vq.used_idx;
 	vq->published = in->vq.used_idx;
 	q->vector = in->vector;
+	if (in->vq.enabled > 1)
+		return gw_error_set(err, EPROTO, "state of %s: queue %u is neither enabled nor not", q->vd->name, q->index);
 	if (!gw_vq_size_valid(vq, vq->size))
 		return gw_error_set(err, EPROTO, "state of %s: queue %u has a size of %u", q->vd->name, q->index, vq->size);
 	if (!in->vq.enabled && (vq->last_avail || vq->used_idx))

@@ -309,15 +309,21 @@ static void device_announce(void *self)
 		vd->ops->announce(vd);
 }
 
+static void forget_msix(void *arg)
+{
+	struct gw_virtio *vd = arg;
+
+	vd->msix = NULL;
+}
+
 static void device_free(void *self)
 {
 	struct gw_virtio *vd = self;
 
-	/* The guest's way in goes first, then the device thread's. */
-	gw_virtio_pci_free(vd->pci);
-	vd->pci = NULL;
-	vd->msix = NULL;
 	device_quiesce(vd);
+	/* The device thread may still tell of a change, until its sources are gone: from here on to nobody. */
+	gw_virtio_call(vd, forget_msix);
+	gw_virtio_pci_free(vd->pci);
 	vd->ops->free(vd);
 }
 

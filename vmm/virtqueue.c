@@ -74,7 +74,7 @@ int gw_vq_enable(struct gw_vq *vq)
 		violate(vq, "ring lies outside of RAM");
 		return -EINVAL;
 	}
-	vq->enabled = true;
+	vq->enabled = 1;
 	vq->published = vq->used_idx;
 	vq->signalled = false;
 	return 0;

@@ -22,7 +22,7 @@ struct gw_vq {
 	struct gw_ram *ram;
 	uint16_t max_size;   /* what the device offers; a power of two */
 	uint16_t size;       /* what the driver chose */
-	bool enabled;
+	uint8_t enabled;     /* 0 or 1; no bool, as it comes out of loaded states */
 	bool event_idx;      /* VIRTIO_F_EVENT_IDX was negotiated */
 	bool indirect;       /* VIRTIO_F_INDIRECT_DESC was negotiated */
 	uint64_t desc, avail, used; /* guest-physical addresses of the three areas */
