@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Requests whose answer streams: the progress of a move, events, the serial console. */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "agent/depart.h"
+#include "agent/requests-internal.h"
+#include "agent/run.h"
+#include "agent/vmconfig.h"
+#include "lib/clock.h"
+#include "lib/io.h"
+#include "lib/util.h"
+
+#define SEND_TIMEOUT (20 * GW_NS_PER_SEC)
+/* At most that often. */
+#define PROGRESS_NS (100 * GW_NS_PER_MS)
+#define CONSOLE_CHUNK 4096
+
+static int send_progress(struct gw_client *c, const char *vm, const Godwit__MoveProgress *move)
+{
+	Godwit__AgentEvent ev = GODWIT__AGENT_EVENT__INIT;
+
+	ev.time_ns = gw_realtime_ns();
+	ev.host = c->agent->conf->name;
+	ev.kind = (char *)"move-progress";
+	ev.vm = (char *)vm;
+	ev.move = (Godwit__MoveProgress *)move;
+	return gw_chan_send(c->chan, GW_FRAME_AGENT_EVENT, &ev.base, gw_now_ns() + SEND_TIMEOUT);
+}
+
+/* Waits for news: *move is owned, NULL when there are none yet. False when the move is over. */
+static bool next_progress(struct gw_guest *g, Godwit__MoveProgress **move)
+{
+	bool going;
+
+	pthread_mutex_lock(&g->lock);
+	if (g->departing)
+		gw_guest_wait_locked(g, gw_now_ns() + GW_NS_PER_SEC);
+	*move = g->move ? (Godwit__MoveProgress *)gw_pb_copy(&g->move->base) : NULL;
+	going = g->departing && !g->agent->stopping;
+	pthread_mutex_unlock(&g->lock);
+	return going;
+}
+
+int gw_client_move(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err)
+{
+	gw_autoguest *g = gw_client_guest(c, req->move->name, err);
+	uint64_t last_ns = 0;
+	bool going = true;
+	int r = g ? gw_depart_start(g, req->move, err) : -ESRCH;
+
+	if (r < 0 || req->move->detach)
+		return r;
+	while (going) {
+		Godwit__MoveProgress *move = NULL;
+
+		going = next_progress(g, &move);
+		if (move && going && gw_now_ns() - last_ns >= PROGRESS_NS) {
+			last_ns = gw_now_ns();
+			r = send_progress(c, g->name, move);
+		}
+		if (move)
+			godwit__move_progress__free_unpacked(move, NULL);
+		/* Who asked has gone; the move goes on. */
+		if (r < 0)
+			return GW_CLIENT_CLOSE;
+	}
+	pthread_mutex_lock(&g->lock);
+	if (g->departing)
+		r = gw_error_set(err, EHOSTUNREACH, "the agent ends; the move goes on");
+	else if (g->departed.code)
+		r = gw_error_set(err, g->departed.code, "%s", gw_error_text(&g->departed));
+	if (g->move)
+		rep->move = (Godwit__MoveProgress *)gw_pb_copy(&g->move->base);
+	pthread_mutex_unlock(&g->lock);
+	return r;
+}
+
+int gw_client_events(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err)
+{
+	struct gw_events *events = c->agent->events;
+	uint64_t seq = gw_events_seq(events, req->events->last);
+	uint64_t end = gw_events_seq(events, 0);
+
+	for (;;) {
+		Godwit__AgentEvent *ev = NULL;
+		int r;
+
+		if (!req->events->follow && seq >= end)
+			return 0;
+		r = gw_events_next(events, seq, req->events->follow ? 500 : 0, &ev);
+		if (r == 0) {
+			seq = ev->seq + 1;
+			r = gw_chan_send(c->chan, GW_FRAME_AGENT_EVENT, &ev->base, gw_now_ns() + SEND_TIMEOUT);
+			godwit__agent_event__free_unpacked(ev, NULL);
+		} else if (r == -ETIMEDOUT) {
+			if (!req->events->follow)
+				return 0;
+			r = gw_chan_closed(c->chan) ? -EPIPE : 0;
+		}
+		if (r < 0)
+			return GW_CLIENT_CLOSE;
+	}
+}
+
+/* Moves what is there from the console to the client; negative at either's end. */
+static int from_console(struct gw_client *c, int fd)
+{
+	uint8_t buf[CONSOLE_CHUNK];
+	ssize_t n = read(fd, buf, sizeof(buf));
+
+	if (n <= 0)
+		return n < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -EPIPE;
+	return gw_chan_write(c->chan, buf, (size_t)n, gw_now_ns() + SEND_TIMEOUT);
+}
+
+static int to_console(struct gw_client *c, int fd)
+{
+	uint8_t buf[CONSOLE_CHUNK];
+	ssize_t n = gw_chan_read(c->chan, buf, sizeof(buf));
+
+	if (n < 0)
+		return n == -EAGAIN ? 0 : (int)n;
+	return gw_write_full(fd, buf, (size_t)n, gw_now_ns() + SEND_TIMEOUT);
+}
+
+/* After the reply the connection carries the console's bytes, both ways, until one side closes. */
+static void relay(struct gw_client *c, int fd)
+{
+	int r = 0;
+
+	while (r == 0) {
+		struct pollfd p[3] = { { .fd = fd, .events = POLLIN },
+				       { .fd = gw_chan_fd(c->chan), .events = POLLIN },
+				       { .fd = c->agent->stop_fd, .events = POLLIN } };
+		bool waiting = gw_chan_pending(c->chan);
+
+		if (poll(p, 3, waiting ? 0 : -1) < 0 && errno != EINTR)
+			return;
+		if (p[2].revents)
+			return;
+		if (p[0].revents)
+			r = from_console(c, fd);
+		if (r == 0 && (waiting || p[1].revents))
+			r = to_console(c, fd);
+	}
+}
+
+int gw_client_console(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err)
+{
+	gw_autoguest *g = gw_client_guest(c, req->console->name, err);
+	gw_autofd fd = -1;
+	int r = g ? gw_run_console(g, &fd, err) : -ESRCH;
+
+	if (r < 0)
+		return r;
+	r = gw_client_reply(c, 0, err, rep, fd);
+	if (r < 0)
+		return GW_CLIENT_CLOSE;
+	if (gw_chan_role(c->chan) == GW_ROLE_LOCAL)
+		return GW_CLIENT_ANSWERED;
+	relay(c, fd);
+	return GW_CLIENT_CLOSE;
+}

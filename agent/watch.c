@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The watcher threads; see watch.h. */
+#include "agent/watch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "agent/arrive.h"
+#include "agent/depart.h"
+#include "agent/failpoints.h"
+#include "agent/net.h"
+#include "agent/process.h"
+#include "agent/settle.h"
+#include "agent/vmconfig.h"
+#include "agent/vmmctl.h"
+#include "lib/clock.h"
+#include "lib/failpoint.h"
+#include "lib/io.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include "migrate/journal.h"
+#include "proto/frame.h"
+
+/* How often a VMM is asked for its state, should an event have been missed, and its log trimmed. */
+#define TICK_MS 2000
+/* A VMM that was taken over by its guest may claim any epoch; each move and each doubt raises it by one or two. */
+#define EPOCH_LEAP 8
+
+static int subscribe(struct gw_guest *g, int *ret)
+{
+	Godwit__VmmRequest req = GODWIT__VMM_REQUEST__INIT;
+	Godwit__Empty empty = GODWIT__EMPTY__INIT;
+	gw_autofree char *path = gw_guest_control(g);
+	gw_autofd fd = -1;
+	int r = path ? gw_unix_connect(path, &fd, NULL) : -ENOMEM;
+
+	if (r < 0)
+		return r;
+	req.op_case = GODWIT__VMM_REQUEST__OP_SUBSCRIBE;
+	req.subscribe = &empty;
+	r = gw_frame_send(fd, GW_FRAME_VMM_REQUEST, &req.base, NULL, 0, gw_now_ns() + GW_VMM_TIMEOUT);
+	if (r < 0)
+		return r;
+	*ret = gw_steal_fd(&fd);
+	return 0;
+}
+
+static Godwit__VmState state_of(Godwit__VmmRunState s)
+{
+	switch (s) {
+	case GODWIT__VMM_RUN_STATE__VMM_RUNNING:
+		return GODWIT__VM_STATE__VM_RUNNING;
+	case GODWIT__VMM_RUN_STATE__VMM_PAUSED:
+		return GODWIT__VM_STATE__VM_PAUSED;
+	case GODWIT__VMM_RUN_STATE__VMM_MOVING:
+		return GODWIT__VM_STATE__VM_MOVING;
+	case GODWIT__VMM_RUN_STATE__VMM_DOUBT:
+		return GODWIT__VM_STATE__VM_DOUBT;
+	default:
+		return GODWIT__VM_STATE__VM_STATE_NONE;
+	}
+}
+
+/* With g->lock held: the guest belongs to this host, and its VMM says `state`. */
+static void owned_state_locked(struct gw_guest *g, Godwit__VmState state, const char *reason)
+{
+	if (state == GODWIT__VM_STATE__VM_STATE_NONE || g->record->state == GODWIT__VM_STATE__VM_MOVED)
+		return;
+	if (state == GODWIT__VM_STATE__VM_DOUBT) {
+		gw_guest_set_state_locked(g, state, "the move to %s was cut while ownership passed; asking %s who has it",
+					  g->record->peer, g->record->peer);
+		gw_settle_start_locked(g);
+		return;
+	}
+	/* While a thread drives the move away, the record says "moving" until it knows the end. */
+	if (!g->departing || g->record->state == GODWIT__VM_STATE__VM_DOUBT)
+		gw_guest_set_state_locked(g, state, "%s", state == GODWIT__VM_STATE__VM_PAUSED ? reason : "");
+}
+
+static void take_status_locked(struct gw_guest *g, const Godwit__VmmStatus *status)
+{
+	Godwit__VmmStatus *copy = (Godwit__VmmStatus *)gw_pb_copy(&status->base);
+	Godwit__VmState state = state_of(status->state);
+	char reason[200];
+
+	if (!copy)
+		return;
+	if (g->status)
+		godwit__vmm_status__free_unpacked(g->status, NULL);
+	g->status = copy;
+	if (g->record->state == GODWIT__VM_STATE__VM_INCOMING) {
+		if (state == GODWIT__VM_STATE__VM_RUNNING || state == GODWIT__VM_STATE__VM_PAUSED)
+			gw_arrive_arrived_locked(g, state);
+		return;
+	}
+	if (status->epoch > g->record->epoch && status->epoch - g->record->epoch <= EPOCH_LEAP &&
+	    g->record->state != GODWIT__VM_STATE__VM_MOVED) {
+		g->record->epoch = status->epoch;
+		gw_guest_save_locked(g, NULL);
+	}
+	snprintf(reason, sizeof(reason), "%.190s", status->reason);
+	owned_state_locked(g, state, reason);
+}
+
+static void take_move_locked(struct gw_guest *g, const Godwit__MoveProgress *move)
+{
+	Godwit__MoveProgress *copy = (Godwit__MoveProgress *)gw_pb_copy(&move->base);
+
+	if (!copy)
+		return;
+	if (g->move)
+		godwit__move_progress__free_unpacked(g->move, NULL);
+	g->move = copy;
+}
+
+/* From a reply or an event; either may be NULL. */
+static void take_news(struct gw_guest *g, const Godwit__VmmStatus *status, const Godwit__MoveProgress *move)
+{
+	pthread_mutex_lock(&g->lock);
+	if (status && status->move)
+		take_move_locked(g, status->move);
+	if (move)
+		take_move_locked(g, move);
+	if (status)
+		take_status_locked(g, status);
+	pthread_cond_broadcast(&g->changed);
+	pthread_mutex_unlock(&g->lock);
+}
+
+int gw_watch_refresh(struct gw_guest *g, struct gw_error *err)
+{
+	gw_autofree char *path = gw_guest_control(g);
+	Godwit__VmmReply *reply = NULL;
+	int r;
+
+	if (!path)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	r = gw_vmmctl_simple(path, GODWIT__VMM_REQUEST__OP_STATUS, &reply, err);
+	if (r < 0)
+		return r;
+	take_news(g, reply->status, NULL);
+	godwit__vmm_reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+/* One frame of the subscribed connection. */
+static int take_frame(struct gw_guest *g, int fd, struct gw_buf *body)
+{
+	uint16_t type;
+	int r = gw_vmmctl_recv(fd, &type, body, NULL, gw_now_ns() + GW_VMM_TIMEOUT);
+
+	if (r < 0)
+		return r;
+	if (type == GW_FRAME_VMM_EVENT) {
+		Godwit__VmmEvent *ev = godwit__vmm_event__unpack(NULL, body->len, body->data);
+
+		if (!ev)
+			return -EPROTO;
+		take_news(g, ev->status, ev->move);
+		if (!strcmp(ev->kind, "warning") || !strcmp(ev->kind, "reset") || !strcmp(ev->kind, "shutdown"))
+			gw_events_emit(g->agent->events, !strcmp(ev->kind, "warning") ? "warning" : ev->kind, g->name, "%.300s",
+				       ev->message);
+		godwit__vmm_event__free_unpacked(ev, NULL);
+	} else if (type == GW_FRAME_VMM_REPLY) {
+		Godwit__VmmReply *reply = godwit__vmm_reply__unpack(NULL, body->len, body->data);
+
+		if (!reply)
+			return -EPROTO;
+		take_news(g, reply->status, NULL);
+		godwit__vmm_reply__free_unpacked(reply, NULL);
+	}
+	return 0;
+}
+
+static void trim_log(struct gw_guest *g)
+{
+	gw_autofree char *log = gw_guest_path(g, "vmm.log");
+
+	if (log)
+		gw_process_trim_log(log);
+}
+
+/* An arrival whose channels never came must not wait here for ever. Killing it before it owns the VM is always safe. */
+static void check_arrival(struct gw_guest *g, int pidfd)
+{
+	gw_autofree char *lock = gw_guest_path(g, "lock");
+	bool late;
+
+	pthread_mutex_lock(&g->lock);
+	if (g->move && *g->move->phase)
+		g->attached = true;
+	late = g->record->state == GODWIT__VM_STATE__VM_INCOMING && !g->attached && gw_now_ns() >= g->attach_deadline_ns;
+	pthread_mutex_unlock(&g->lock);
+	if (late && lock)
+		gw_process_kill(pidfd, lock, gw_now_ns() + 5 * GW_NS_PER_SEC);
+}
+
+/* Until the VMM is dead (true) or the agent ends (false). */
+static bool follow(struct gw_guest *g, int pidfd)
+{
+	gw_autobuf body = GW_BUF_INIT;
+	gw_autofd fd = -1;
+	uint64_t next_tick = 0;
+
+	while (!g->agent->stopping) {
+		struct pollfd p[3] = { { .fd = pidfd, .events = POLLIN }, { .fd = g->agent->stop_fd, .events = POLLIN } };
+		int wait_ms;
+
+		if (fd < 0 && subscribe(g, &fd) == 0)
+			next_tick = 0;
+		if (fd >= 0 && gw_now_ns() >= next_tick) {
+			gw_watch_refresh(g, NULL);
+			trim_log(g);
+			next_tick = gw_now_ns() + TICK_MS * GW_NS_PER_MS;
+		}
+		check_arrival(g, pidfd);
+		p[2] = (struct pollfd){ .fd = fd, .events = POLLIN };
+		/* A VMM that has just been started makes its socket within milliseconds. */
+		wait_ms = fd < 0 ? 10 : gw_ms_until(next_tick);
+		if (poll(p, 3, wait_ms) < 0 && errno != EINTR)
+			return false;
+		if (p[2].revents && take_frame(g, fd, &body) < 0)
+			gw_closep(&fd);
+		else if (p[2].revents)
+			continue; /* all that it had to say comes before its death */
+		if (p[0].revents)
+			return true;
+	}
+	return false;
+}
+
+/* With g->lock held: a VMM of a guest that belongs here (as far as we knew) is dead; its journal says whose it is. */
+static void conclude_locked(struct gw_guest *g, bool well, const char *how)
+{
+	gw_autofree char *path = gw_guest_path(g, "journal");
+	gw_autofree char *log = gw_guest_path(g, "vmm.log");
+	struct gw_journal_entry j = { 0 };
+	char words[256] = "";
+	int r = path ? gw_journal_read(path, &j, NULL) : -ENOMEM;
+
+	if (log)
+		gw_process_last_words(log, words, sizeof(words));
+	if (r == 0 && j.state == GW_JOURNAL_RELEASED && j.epoch > g->record->epoch) {
+		gw_failpoint(GW_FP_SRC_RELEASED);
+		g->record->epoch = j.epoch;
+		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "moved to %s",
+					  *j.peer ? j.peer : g->record->peer);
+	} else if (r == 0 && j.state == GW_JOURNAL_COMMITTING) {
+		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_DOUBT,
+					  "its VMM died while ownership passed to %s; asking %s who has it", g->record->peer,
+					  g->record->peer);
+		gw_settle_start_locked(g);
+	} else if (g->starting) {
+		/* Whoever starts it says why it failed. */
+		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_STOPPED, "failed to start: %s", *words ? words : how);
+	} else if (well || g->stopping) {
+		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_STOPPED, "%s", g->stopping ? "stopped" : "powered off");
+	} else {
+		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_CRASHED, "the VMM %s%s%s", *how ? how : "died",
+					  *words ? "; its last words: " : "", words);
+	}
+}
+
+static void vmm_ended(struct gw_guest *g, int pidfd)
+{
+	gw_autofree char *lock = gw_guest_path(g, "lock");
+	gw_autofree char *control = gw_guest_control(g);
+	bool well, said_bye;
+	char how[64];
+
+	/* Dead is dead only when the kernel has let go of its files. */
+	while (lock && gw_process_kill(pidfd, lock, gw_now_ns() + 10 * GW_NS_PER_SEC) < 0)
+		gw_warn("VM %s: the VMM does not die", g->name);
+	well = gw_process_reap(pidfd, how, sizeof(how));
+	pthread_mutex_lock(&g->lock);
+	said_bye = g->status && g->status->state == GODWIT__VMM_RUN_STATE__VMM_ENDED && !*how;
+	if (g->record->state == GODWIT__VM_STATE__VM_INCOMING)
+		gw_arrive_ended_locked(g, how);
+	else
+		conclude_locked(g, well || said_bye, how);
+	pthread_mutex_unlock(&g->lock);
+	/* Before anybody can start it again. */
+	gw_net_teardown(g);
+	if (control)
+		unlink(control);
+}
+
+static void watcher(void *arg)
+{
+	struct gw_guest *g = arg;
+	bool undo;
+	int pidfd;
+
+	pthread_mutex_lock(&g->lock);
+	pidfd = g->pidfd;
+	pthread_mutex_unlock(&g->lock);
+	if (follow(g, pidfd))
+		vmm_ended(g, pidfd);
+	pthread_mutex_lock(&g->lock);
+	undo = g->record->state == GODWIT__VM_STATE__VM_STATE_NONE;
+	pthread_mutex_unlock(&g->lock);
+	/* An arrival that was given back leaves nothing, and nobody hears of its end before. */
+	if (undo)
+		gw_guest_remove(g);
+	pthread_mutex_lock(&g->lock);
+	if (g->status)
+		godwit__vmm_status__free_unpacked(g->status, NULL);
+	g->status = NULL;
+	g->watched = false;
+	gw_closep(&g->pidfd);
+	g->pid = 0;
+	pthread_cond_broadcast(&g->changed);
+	pthread_mutex_unlock(&g->lock);
+	gw_guest_unref(g);
+}
+
+int gw_watch_start_locked(struct gw_guest *g, pid_t pid, int pidfd, struct gw_error *err)
+{
+	int r;
+
+	g->watched = true;
+	g->pid = pid;
+	g->pidfd = pidfd;
+	gw_guest_ref(g);
+	r = gw_agent_thread(g->agent, watcher, g, err);
+	if (r < 0) {
+		g->watched = false;
+		gw_closep(&g->pidfd);
+		gw_guest_unref(g);
+	}
+	return r;
+}
+
+int gw_watch_kill_locked(struct gw_guest *g, uint64_t deadline_ns)
+{
+	gw_autofree char *lock = gw_guest_path(g, "lock");
+	int r = 0;
+
+	if (!lock)
+		return -ENOMEM;
+	if (g->watched) {
+		/* The lock keeps the watcher from closing it meanwhile; SIGKILL needs no waiting. */
+		r = gw_process_kill(g->pidfd, lock, gw_now_ns());
+		r = 0;
+	}
+	while (g->watched && r == 0)
+		r = gw_guest_wait_locked(g, deadline_ns);
+	return r;
+}
+
+/* With g->lock held: no VMM lives, and none was seen to die. */
+static void adopt_dead_locked(struct gw_guest *g)
+{
+	bool rebooted = strcmp(g->record->boot_id, g->agent->boot_id) != 0;
+	struct gw_journal_entry j = { 0 };
+	gw_autofree char *path = gw_guest_path(g, "journal");
+
+	if (g->record->state == GODWIT__VM_STATE__VM_INCOMING) {
+		gw_arrive_ended_locked(g, "died while the agent was away");
+		return;
+	}
+	if (!gw_vm_state_is_live(g->record->state))
+		return;
+	if (path && gw_journal_read(path, &j, NULL) == 0 &&
+	    (j.state == GW_JOURNAL_COMMITTING || (j.state == GW_JOURNAL_RELEASED && j.epoch > g->record->epoch)))
+		conclude_locked(g, true, "");
+	else
+		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_STOPPED, "%s",
+					  rebooted ? "the host was restarted" : "ended while the agent was away");
+}
+
+void gw_watch_adopt(struct gw_guest *g)
+{
+	gw_autofree char *lock = gw_guest_path(g, "lock");
+	struct gw_error err = GW_ERROR_INIT;
+	int pidfd = -1, r;
+	bool undo, live;
+	pid_t pid = 0;
+
+	r = lock ? gw_process_find(lock, &pid, &pidfd) : -ENOMEM;
+	pthread_mutex_lock(&g->lock);
+	if (r == 0) {
+		gw_info("VM %s: adopting its VMM, process %d", g->name, (int)pid);
+		g->attach_deadline_ns = gw_now_ns() + GW_ATTACH_TIMEOUT;
+		if (g->record->state == GODWIT__VM_STATE__VM_INCOMING)
+			g->op = "move";
+		r = gw_watch_start_locked(g, pid, pidfd, &err);
+		if (r == 0 && g->record->state == GODWIT__VM_STATE__VM_MOVING)
+			gw_depart_resume_locked(g);
+	} else if (lock && gw_process_alive(lock) == 0) {
+		adopt_dead_locked(g);
+	} else {
+		/* Alive, and not to be found: leave everything as it is; `start` will find the lock held. */
+		gw_events_emit(g->agent->events, "warning", g->name, "its VMM is alive but was not found");
+	}
+	if (r < 0 && err.code)
+		gw_events_emit(g->agent->events, "warning", g->name, "%s", gw_error_text(&err));
+	undo = g->record->state == GODWIT__VM_STATE__VM_STATE_NONE;
+	live = g->watched || gw_vm_state_is_live(g->record->state);
+	pthread_mutex_unlock(&g->lock);
+	if (!live)
+		gw_net_teardown(g);
+	if (undo)
+		gw_guest_remove(g);
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Follows a VMM: its events, its state and its death. Whatever it learns goes to the guest's record by one rule, whether
+ * an operation waits for it or the agent has just been restarted.
+ */
+#ifndef GW_AGENT_WATCH_H
+#define GW_AGENT_WATCH_H
+
+#include <sys/types.h>
+
+#include "agent/guest.h"
+
+/* Begins to follow the VMM; takes pidfd. With g->lock held. 0 or negative errno (then pidfd is closed). */
+int gw_watch_start_locked(struct gw_guest *g, pid_t pid, int pidfd, struct gw_error *err);
+
+/* At the agent's start: finds the VMM again, or concludes how it ended. */
+void gw_watch_adopt(struct gw_guest *g);
+
+/*
+ * SIGKILL, and waits until the watcher has drawn its conclusions. With g->lock held, which it drops while it waits. 0, or
+ * -ETIMEDOUT.
+ */
+int gw_watch_kill_locked(struct gw_guest *g, uint64_t deadline_ns);
+
+/* Asks the VMM for its state and notes it. */
+int gw_watch_refresh(struct gw_guest *g, struct gw_error *err);
+
+#endif
