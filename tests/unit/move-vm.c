@@ -172,6 +172,10 @@ static void op_stop(void *self)
 
 static void op_run(void *self)
 {
+	struct move_vm *vm = self;
+
+	if (vm->effect)
+		atomic_store(vm->effect, 1);
 	move_vm_run(self);
 }
 

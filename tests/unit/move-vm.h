@@ -21,6 +21,7 @@ struct move_vm {
 	uint64_t save_size;          /* bytes of padding in the saved state */
 	uint32_t cpus;               /* as described to the other side */
 	bool fail_load, fail_save;
+	_Atomic(uint32_t) *effect;   /* set by each run: a guest that acts on the outside at once */
 
 	pthread_mutex_t lock;
 	pthread_cond_t change;
