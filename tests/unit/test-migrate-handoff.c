@@ -132,7 +132,7 @@ static void start_side(struct world *w, bool source, const char *failpoints)
 static void begin(struct world *w, const char *src_failpoints, const char *dst_failpoints)
 {
 	memset(w, 0, sizeof(*w));
-	snprintf(w->dir, sizeof(w->dir), "/tmp/gw-test-handoff-XXXXXX");
+	snprintf(w->dir, sizeof(w->dir), "%s/gw-test-handoff-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 	assert_non_null(mkdtemp(w->dir));
 	snprintf(w->s.journal, sizeof(w->s.journal), "%s/s", w->dir);
 	snprintf(w->d.journal, sizeof(w->d.journal), "%s/d", w->dir);
