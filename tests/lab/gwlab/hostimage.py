@@ -20,10 +20,11 @@ MODULES = ["irqbypass", "kvm", "kvm-amd", "kvm-intel", "failover", "net_failover
            "vhost_net", "aesni-intel", "tls", "virtio_rng", "virtio_blk", "loop"]
 # Absent in some kernels, or built in there.
 OPTIONAL_MODULES = ["vhost_vsock", "sch_netem", "sch_tbf", "gcm", "ccm", "chacha20poly1305"]
-# kvm-amd and kvm-intel: only the one that fits loads, the other fails by design.
-MAY_FAIL = ["kvm-amd", "kvm-intel"]
+# These are loaded only where the CPU has the flag.
+NEEDS_FLAG = {"kvm-amd": "svm", "kvm-intel": "vmx"}
 # Better than busybox's own. busybox's shell would prefer its applets to these, so that the shells come from the driver machine.
 TOOLS = ["dash", "bash", "ip", "tc", "bridge", "ss", "tcpdump", "strace", "nsenter", "unshare", "taskset", "prlimit", "pgrep", "pkill"]
+PROGRAMS = ["labd", "kvmhold"]
 QEMU_TOOLS = ["qemu-system-x86_64", "qemu-img"]
 QEMU_DATA = ["/usr/share/qemu", "/usr/share/seabios"]
 QEMU_DATA_NAMES = ["bios-256k.bin", "bios.bin", "bios-microvm.bin", "pvh.bin", "linuxboot.bin", "linuxboot_dma.bin", "multiboot.bin",
@@ -67,7 +68,8 @@ ip link set eth0 up
 ip link set br0 up
 ip address add @PREFIX@$n/24 dev br0
 chmod 666 /dev/kvm /dev/net/tun
-echo 2 > /proc/sys/kernel/panic_on_oops
+kvmhold
+echo 1 > /proc/sys/kernel/panic_on_oops
 """
 
 LABD = """#!/bin/busybox sh
@@ -138,7 +140,8 @@ def _add_modules(archive, kernel):
     for path in kernel.modules(MODULES, OPTIONAL_MODULES):
         name = path.name.split(".")[0]
         archive.file(f"lib/modules/{name}.ko", module_bytes(path))
-        lines.append(f"insmod /lib/modules/{name}.ko" + (" 2>/dev/null" if name in MAY_FAIL else ""))
+        condition = f"grep -qw {NEEDS_FLAG[name]} /proc/cpuinfo && " if name in NEEDS_FLAG else ""
+        lines.append(f"{condition}insmod /lib/modules/{name}.ko")
     return "\n".join(lines)
 
 
@@ -178,7 +181,8 @@ def _fill(archive, kernel, executables, data):
     if os.path.exists("/etc/ssl/openssl.cnf"):
         archive.copy("/etc/ssl/openssl.cnf", "etc/ssl/openssl.cnf", 0o644)
         archive.symlink("usr/lib/ssl", "/etc/ssl")
-    archive.copy(program("labd"), "bin/labd", 0o755)
+    for name in PROGRAMS:
+        archive.copy(program(name), f"bin/{name}", 0o755)
     _add_executables(archive, executables)
     for path in data:
         archive.copy(path, str(path), 0o644)
@@ -199,7 +203,7 @@ def build(with_qemu=False):
     executables = _executables(with_qemu)
     data = _qemu_data() if with_qemu else []
     libraries = [library for path in executables for library in shared_libraries(path)]
-    key = _digest([BUSYBOX, program("labd"), kernel.vmlinuz, *executables, *libraries, *data], with_qemu)
+    key = _digest([BUSYBOX, *map(program, PROGRAMS), kernel.vmlinuz, *executables, *libraries, *data], with_qemu)
     directory = cache_dir() / "images"
     directory.mkdir(exist_ok=True)
     target = directory / f"host-{key}.cpio"
