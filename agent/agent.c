@@ -187,9 +187,6 @@ bool gw_agent_sleep(struct gw_agent *a, uint64_t deadline_ns)
 int gw_agent_peer_address(const struct gw_agent *a, const char *name, char address[280], char want_name[256],
 			  struct gw_error *err)
 {
-	char port[6];
-	int r;
-
 	for (unsigned i = 0; i < a->conf->npeers; i++) {
 		if (strcmp(a->conf->peers[i].name, name) != 0)
 			continue;
@@ -197,11 +194,7 @@ int gw_agent_peer_address(const struct gw_agent *a, const char *name, char addre
 		snprintf(want_name, 256, "%s", name);
 		return 0;
 	}
-	r = gw_parse_address(name, GW_PEER_PORT, want_name, port, err);
-	if (r == 0)
-		snprintf(address, 280, "%s%s%s:%s", strchr(want_name, ':') ? "[" : "", want_name, strchr(want_name, ':') ? "]" : "",
-			 port);
-	return r;
+	return gw_split_host(name, address, want_name, err);
 }
 
 static int meminfo(const char *text, const char *key, uint64_t *ret)

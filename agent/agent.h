@@ -68,7 +68,7 @@ int gw_agent_thread(struct gw_agent *a, void (*fn)(void *), void *arg, struct gw
 /* Sleeps until the monotonic deadline; true when the agent is to end. */
 bool gw_agent_sleep(struct gw_agent *a, uint64_t deadline_ns);
 
-/* The address of host `name` for a channel: from [peers], else `name` itself; *want_name is what its certificate must say. */
+/* The address of host `name` for a channel: from [peers], else `name` itself (gw_split_host); *want_name is what its certificate must say. */
 int gw_agent_peer_address(const struct gw_agent *a, const char *name, char address[280], char want_name[256],
 			  struct gw_error *err);
 

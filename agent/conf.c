@@ -72,6 +72,22 @@ int gw_parse_address(const char *text, const char *default_port, char host[256],
 	return 0;
 }
 
+int gw_split_host(const char *text, char address[280], char want_name[256], struct gw_error *err)
+{
+	const char *at = strchr(text, '@');
+	char host[256], port[6];
+	int r = gw_parse_address(at ? at + 1 : text, GW_PEER_PORT, host, port, err);
+	bool v6 = r == 0 && strchr(host, ':') != NULL;
+
+	if (r < 0)
+		return r;
+	if (at && (at == text || at - text > 255))
+		return gw_error_set(err, EINVAL, "'%.64s' is not NAME@HOST[:PORT]", text);
+	snprintf(address, 280, "%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
+	snprintf(want_name, 256, "%.*s", at ? (int)(at - text) : 255, at ? text : host);
+	return 0;
+}
+
 #define PATH_KEY(field, key) \
 	static int set_##field(void *o, const char *value, struct gw_error *err) \
 	{ \

@@ -49,5 +49,9 @@ static inline bool gw_conf_has_tls(const struct gw_conf *conf)
  * by their sizes.
  */
 int gw_parse_address(const char *text, const char *default_port, char host[256], char port[6], struct gw_error *err);
+/*
+ * "HOST[:PORT]", or "NAME@HOST[:PORT]" where the certificate says NAME: the address to connect to, and the name to expect.
+ */
+int gw_split_host(const char *text, char address[280], char want_name[256], struct gw_error *err);
 
 #endif

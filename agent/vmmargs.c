@@ -40,6 +40,7 @@ int gw_vmm_args_build(struct gw_guest *g, bool incoming, struct gw_vmm_args *a)
 	add(a, "%s", c->name);
 	add_path(a, "--control", gw_guest_control(g));
 	add_path(a, "--journal", gw_guest_path(g, "journal"));
+	add(a, "--no-tty");
 	if (incoming) {
 		add(a, "--incoming");
 	} else {
