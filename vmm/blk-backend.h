@@ -72,6 +72,7 @@ struct gw_blk_backend {
 	const struct gw_blk_backend_ops *ops;
 	uint64_t size; /* bytes, a multiple of 512 */
 	bool can_discard, can_zero;
+	bool shared; /* whoever opens the disk elsewhere sees our writes, and its flush covers them */
 };
 
 extern const struct gw_blk_backend_ops gw_blk_file_ops;

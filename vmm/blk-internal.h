@@ -21,7 +21,8 @@ struct gw_blk {
 	bool refused;   /* somebody else writes the disk: fail all requests */
 	bool unflushed; /* the flush at quiesce failed */
 	/* Device thread. */
-	bool dirty;             /* written since the last flush that we asked for */
+	uint64_t writes;        /* completed */
+	uint64_t flushed;       /* of those, how many are durable */
 	unsigned in_flight;
 	struct gw_buf parked;   /* uint16_t heads of chains to submit again */
 	struct gw_vq_chain chain;

@@ -21,6 +21,7 @@ struct request {
 	uint8_t *status;
 	uint64_t status_gpa;
 	uint32_t written;   /* bytes for the used ring when it succeeds */
+	uint64_t writes;    /* completed when this was submitted: what a flush covers */
 	unsigned nranges;
 	struct range *ranges; /* of a read; in the same allocation as the iovec */
 };
@@ -96,6 +97,10 @@ static void request_done(struct gw_blk_io *io, int result)
 			return;
 		}
 	}
+	if (result == 0 && io->op == GW_BLK_FLUSH)
+		blk->flushed = GW_MAX(blk->flushed, req->writes);
+	else if (io->op != GW_BLK_READ && io->op != GW_BLK_FLUSH)
+		blk->writes++; /* a failed one may have written a part */
 	if (result < 0 && result != -EOPNOTSUPP)
 		gw_warn_limited(&blk->vd.limit, "disk %s: %s of %llu bytes at %llu failed: %s", blk->vd.name,
 				io->op == GW_BLK_READ ? "read" : io->op == GW_BLK_FLUSH ? "flush" : "write",
@@ -234,8 +239,7 @@ static bool begin(struct gw_blk *blk)
 	}
 	if (req->io.op != GW_BLK_READ)
 		blk->vd.host.ops->note_effect(&blk->vd.host);
-	if (req->io.op != GW_BLK_READ && req->io.op != GW_BLK_FLUSH)
-		blk->dirty = true;
+	req->writes = blk->writes;
 	blk->in_flight++;
 	blk->be->ops->submit(blk->be, &req->io);
 	return true;

@@ -159,13 +159,14 @@ static void flush_now(void *arg)
 	struct gw_blk *blk = call->blk;
 	struct sync_io s = { .io = { .op = GW_BLK_FLUSH, .done = sync_done } };
 
-	if (!blk->dirty)
+	uint64_t writes = blk->writes;
+
+	if (writes == blk->flushed)
 		return;
-	blk->dirty = false;
 	blk->be->ops->submit(blk->be, &s.io);
 	call->result = finish_sync(blk, &s, 1);
-	if (call->result < 0)
-		blk->dirty = true;
+	if (call->result == 0)
+		blk->flushed = writes;
 }
 
 int gw_blk_flush(struct gw_blk *blk, struct gw_error *err)
@@ -185,8 +186,8 @@ static void blk_quiesce(struct gw_virtio *vd)
 	struct gw_blk *blk = to_blk(vd);
 	struct gw_error err = GW_ERROR_INIT;
 
-	/* Whoever runs the VM next reads the disk, not our cache. */
-	blk->unflushed = gw_blk_flush(blk, &err) < 0;
+	/* Whoever runs the VM next reads the disk, not our cache. A server's cache is the same for everyone. */
+	blk->unflushed = !blk->be->shared && gw_blk_flush(blk, &err) < 0;
 	if (blk->unflushed)
 		gw_error_log("%s", gw_error_text(&err));
 	if (!blk->readonly)

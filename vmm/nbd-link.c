@@ -44,6 +44,8 @@ static int check_export(struct gw_nbd *nbd, struct gw_error *err)
 		return gw_error_set(err, EROFS, "%s is read-only (add 'ro' to use it so)", nbd->uri);
 	nbd->be.size = (uint64_t)size;
 	nbd->be.can_discard = nbd_can_trim(nbd->handle) == 1;
+	/* The protocol's meaning of it: one cache for all connections. */
+	nbd->be.shared = nbd_can_multi_conn(nbd->handle) == 1;
 	nbd->be.can_zero = nbd_can_zero(nbd->handle) == 1;
 	return 0;
 }
