@@ -294,29 +294,21 @@ static int follow_locked(struct depart *d, struct gw_error *err)
 	}
 }
 
-/* On the connection that is there, or on a new one. */
+/* On the connection that is there; should it have broken, in the background. */
 static void tell_peer(struct depart *d, Godwit__AgentRequest__OpCase op)
 {
-	struct gw_agent *a = d->g->agent;
-	struct gw_error err = GW_ERROR_INIT;
 	gw_autofree char *host = NULL;
-	int r = -ENOTCONN;
+	int r = -EHOSTUNREACH;
 
 	if (d->peer)
-		r = gw_peer_step(d->peer, op, d->id, gw_now_ns() + TELL_TIMEOUT, NULL, &err);
-	if (r == -EHOSTUNREACH || r == -ENOTCONN || r == -ETIMEDOUT) {
-		gw_chan_free(d->peer);
-		d->peer = NULL;
-		pthread_mutex_lock(&d->g->lock);
-		host = strdup(d->g->record->peer_address);
-		pthread_mutex_unlock(&d->g->lock);
-		r = host ? gw_peer_connect(a, host, gw_now_ns() + TELL_TIMEOUT, &d->peer, NULL, &err) : -ENOMEM;
-		r = r ?: gw_peer_step(d->peer, op, d->id, gw_now_ns() + TELL_TIMEOUT, NULL, &err);
-	}
-	/* It finds out by itself in time. */
-	if (r < 0)
-		gw_events_emit(a->events, "warning", d->g->name, "the destination could not be told how the move ended: %s",
-			       gw_error_text(&err));
+		r = gw_peer_step(d->peer, op, d->id, gw_now_ns() + TELL_TIMEOUT, NULL, NULL);
+	if (r == 0 || r == -EEXIST)
+		return;
+	pthread_mutex_lock(&d->g->lock);
+	host = strdup(d->g->record->peer_address);
+	pthread_mutex_unlock(&d->g->lock);
+	if (host)
+		gw_peer_tell(d->g->agent, host, op, d->id);
 }
 
 static void report(struct gw_guest *g, int r, const struct gw_error *err)

@@ -10,6 +10,7 @@
 #include "lib/util.h"
 
 #define STATUS_TIMEOUT (3 * GW_NS_PER_SEC)
+#define TELL_TIMEOUT (60 * GW_NS_PER_SEC)
 
 int gw_peer_connect(struct gw_agent *a, const char *name, uint64_t deadline_ns, struct gw_chan **ret,
 		    Godwit__AgentReply **hello, struct gw_error *err)
@@ -52,6 +53,55 @@ int gw_peer_step(struct gw_chan *c, Godwit__AgentRequest__OpCase op, const uint8
 	req.op_case = op;
 	req.peer_spawn = &move; /* all PeerMove members share the place */
 	return gw_ask(c, &req, deadline_ns, reply, err);
+}
+
+struct tell {
+	struct gw_agent *agent;
+	char *host;
+	Godwit__AgentRequest__OpCase op;
+	uint8_t id[GW_ID_LEN];
+};
+
+static void tell(void *arg)
+{
+	struct tell *t = arg;
+	uint64_t end = gw_now_ns() + TELL_TIMEOUT;
+	uint64_t wait = 250 * GW_NS_PER_MS;
+	struct gw_error err = GW_ERROR_INIT;
+	int r;
+
+	for (;;) {
+		struct gw_chan *c = NULL;
+
+		r = gw_peer_connect(t->agent, t->host, gw_now_ns() + STATUS_TIMEOUT, &c, NULL, &err);
+		r = r ?: gw_peer_step(c, t->op, t->id, gw_now_ns() + 30 * GW_NS_PER_SEC, NULL, &err);
+		gw_chan_free(c);
+		/* A refusal is an answer as well. */
+		if (r == 0 || r == -EEXIST || r == -EACCES || gw_now_ns() >= end || gw_agent_sleep(t->agent, gw_now_ns() + wait))
+			break;
+		wait = GW_MIN(wait * 2, 5 * GW_NS_PER_SEC);
+	}
+	if (r < 0 && !t->agent->stopping)
+		gw_events_emit(t->agent->events, "warning", NULL, "host %s could not be told how a move ended: %s", t->host,
+			       gw_error_text(&err));
+	free(t->host);
+	free(t);
+}
+
+void gw_peer_tell(struct gw_agent *a, const char *host, Godwit__AgentRequest__OpCase op, const uint8_t id[GW_ID_LEN])
+{
+	struct tell *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return;
+	t->agent = a;
+	t->host = strdup(host);
+	t->op = op;
+	memcpy(t->id, id, GW_ID_LEN);
+	if (!t->host || gw_agent_thread(a, tell, t, NULL) < 0) {
+		free(t->host);
+		free(t);
+	}
 }
 
 struct probe {

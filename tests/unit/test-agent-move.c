@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Two agents and the life of a VM on them: start, stop, move, cancel, restart of the agent. */
+#include "cmocka-all.h"
+
+#include <signal.h>
+#include <string.h>
+
+#include "agent-host.h"
+#include "lib/util.h"
+
+static struct agent_lab lab;
+
+#define check(cond) \
+	do { \
+		if (!(cond)) { \
+			agent_lab_dump(&lab); \
+			fail_msg("%s:%d: %s", __FILE__, __LINE__, #cond); \
+		} \
+	} while (0)
+
+static int setup(void **state)
+{
+	agent_lab_init(&lab, 2);
+	agent_host_start(&lab, 0, NULL);
+	agent_host_start(&lab, 1, NULL);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	agent_lab_release(&lab);
+	return 0;
+}
+
+static void start_vm(const char *name, const char *more)
+{
+	char out[1024];
+
+	if (agent_cli(&lab, 0, out, sizeof(out), "create %s", agent_vm_file(&lab, name, more)) != 0 ||
+	    agent_cli(&lab, 0, out, sizeof(out), "start %s", name) != 0) {
+		agent_lab_dump(&lab);
+		fail_msg("%s", out);
+	}
+}
+
+static void test_life(void **state)
+{
+	char out[2048];
+
+	start_vm("v1", NULL);
+	check(agent_wait_state(&lab, 0, "v1", "running", 5));
+	check(agent_cli(&lab, 0, NULL, 0, "start v1") == 4);
+	check(agent_cli(&lab, 0, NULL, 0, "create %s", agent_vm_file(&lab, "v1", NULL)) == 4);
+	check(agent_cli(&lab, 0, NULL, 0, "pause v1") == 0);
+	check(agent_wait_state(&lab, 0, "v1", "paused", 1));
+	check(agent_cli(&lab, 0, NULL, 0, "pause v1") == 4);
+	check(agent_cli(&lab, 0, NULL, 0, "stop v1") == 4);
+	check(agent_cli(&lab, 0, NULL, 0, "resume v1") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "rm v1") == 4);
+	check(agent_cli(&lab, 0, NULL, 0, "stop v1") == 0);
+	check(agent_wait_state(&lab, 0, "v1", "stopped", 1));
+	check(agent_vmms(&lab) == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "stop v1") == 4);
+	check(agent_cli(&lab, 0, NULL, 0, "start v1") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "stop v1 --force") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "rm v1") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "show v1") == 3);
+	check(agent_cli(&lab, 0, NULL, 0, "start v1") == 3);
+	check(agent_cli(&lab, 0, out, sizeof(out), "events --no-follow --last 100") == 0);
+	check(strstr(out, "vm-running") && strstr(out, "vm-paused") && strstr(out, "vm-removed"));
+}
+
+static void test_start_fails(void **state)
+{
+	char out[1024], more[200];
+
+	snprintf(more, sizeof(more), "[disk d]\npath = %s/nothing\n", lab.dir);
+	check(agent_cli(&lab, 0, NULL, 0, "create %s", agent_vm_file(&lab, "v2", more)) == 0);
+	check(agent_cli(&lab, 0, out, sizeof(out), "start v2") == 1);
+	check(strstr(out, "/nothing") && strstr(out, "No such file"));
+	check(agent_cli(&lab, 0, NULL, 0, "rm v2") == 0);
+	/* The VMM's own last words reach the user. */
+	snprintf(more, sizeof(more), "cp %s/kernel %s/bad", lab.dir, lab.dir);
+	assert_int_equal(system(more), 0);
+	snprintf(more, sizeof(more), "%s/v2.vm", lab.dir);
+	agent_vm_file(&lab, "v2", NULL);
+	snprintf(out, sizeof(out), "sed -i 's|/kernel|/bad|' %s", more);
+	assert_int_equal(system(out), 0);
+	check(agent_cli(&lab, 0, NULL, 0, "create %s", more) == 0);
+	check(agent_cli(&lab, 0, out, sizeof(out), "start v2") == 1);
+	check(strstr(out, "/bad is not a kernel"));
+	check(agent_wait_state(&lab, 0, "v2", "stopped", 1));
+	check(agent_cli(&lab, 0, NULL, 0, "rm v2") == 0);
+}
+
+static void test_crash(void **state)
+{
+	start_vm("v3", NULL);
+	check(agent_kill_vmm(&lab, 0, "v3"));
+	check(agent_wait_state(&lab, 0, "v3", "crashed", 5));
+	check(agent_cli(&lab, 0, NULL, 0, "start v3") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "stop v3 --force") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "rm v3") == 0);
+}
+
+static void test_move(void **state)
+{
+	char out[4096];
+
+	start_vm("v4", NULL);
+	check(agent_cli(&lab, 0, out, sizeof(out), "move v4 nowhere") == 1 || strstr(out, "nowhere"));
+	check(agent_wait_state(&lab, 0, "v4", "running", 2));
+	if (agent_cli(&lab, 0, out, sizeof(out), "move v4 h2 --verify-digest") != 0) {
+		agent_lab_dump(&lab);
+		fail_msg("%s", out);
+	}
+	check(strstr(out, "moved to h2"));
+	check(strstr(out, "TLS"));
+	check(agent_wait_state(&lab, 0, "v4", "moved", 1));
+	check(agent_wait_state(&lab, 1, "v4", "running", 1));
+	check(agent_vmms(&lab) == 1);
+	check(agent_cli(&lab, 0, out, sizeof(out), "start v4") == 4 && strstr(out, "moved to h2"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "move v4 h2") == 4);
+	check(agent_cli(&lab, 1, out, sizeof(out), "move v4 h1 --json") == 0);
+	check(strstr(out, "\"moved\":true"));
+	check(agent_wait_state(&lab, 0, "v4", "running", 1));
+	check(agent_wait_state(&lab, 1, "v4", "moved", 1));
+	/* Paused it moves as well, and stays so. */
+	check(agent_cli(&lab, 0, NULL, 0, "pause v4") == 0);
+	check(agent_cli(&lab, 0, out, sizeof(out), "move v4 h2") == 0);
+	check(agent_wait_state(&lab, 1, "v4", "paused", 1));
+	check(agent_cli(&lab, 1, NULL, 0, "resume v4") == 0);
+	check(!agent_two_ran(&lab, "v4"));
+	check(agent_cli(&lab, 1, NULL, 0, "stop v4 --force") == 0);
+	/* Started where it is now. */
+	check(agent_cli(&lab, 1, NULL, 0, "start v4") == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "stop v4 --force") == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "rm v4") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "rm v4") == 0);
+}
+
+static void test_move_refused(void **state)
+{
+	char out[2048];
+
+	start_vm("v5", NULL);
+	check(agent_cli(&lab, 1, NULL, 0, "create %s", agent_vm_file(&lab, "v5", NULL)) == 0);
+	check(agent_cli(&lab, 0, out, sizeof(out), "move v5 h2") == 4);
+	check(strstr(out, "h2 refuses") && strstr(out, "exists here already"));
+	check(agent_wait_state(&lab, 0, "v5", "running", 2));
+	check(agent_cli(&lab, 1, NULL, 0, "rm v5") == 0);
+	check(agent_cli(&lab, 0, out, sizeof(out), "move v5 h1") == 4);
+	agent_host_kill(&lab, 1, SIGTERM);
+	check(agent_cli(&lab, 0, out, sizeof(out), "move v5 h2") != 0);
+	check(agent_wait_state(&lab, 0, "v5", "running", 2));
+	agent_host_start(&lab, 1, NULL);
+	check(agent_cli(&lab, 0, out, sizeof(out), "move v5 h2") == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "stop v5 --force") == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "rm v5") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "rm v5") == 0);
+}
+
+static void test_cancel(void **state)
+{
+	pid_t move;
+	int rc = 4;
+
+	start_vm("v6", NULL);
+	check(agent_cli(&lab, 0, NULL, 0, "cancel v6") == 4);
+	/* Slow enough to be caught in the copy. */
+	move = agent_cli_start(&lab, 0, "move v6 h2 --bandwidth 512K");
+	check(agent_wait_state(&lab, 0, "v6", "moving", 5));
+	for (int i = 0; i < 200 && rc == 4; i++)
+		rc = agent_cli(&lab, 0, NULL, 0, "cancel v6");
+	check(rc == 0);
+	check(agent_cli_wait(move) == 7);
+	check(agent_wait_state(&lab, 0, "v6", "running", 5));
+	check(agent_wait_state(&lab, 1, "v6", "none", 5));
+	check(agent_vmms(&lab) == 1);
+	/* Ctrl-C says the same. */
+	move = agent_cli_start(&lab, 0, "move v6 h2 --bandwidth 512K");
+	check(agent_wait_state(&lab, 1, "v6", "incoming", 5));
+	kill(move, SIGINT);
+	check(agent_cli_wait(move) == 7);
+	check(agent_wait_state(&lab, 1, "v6", "none", 5));
+	/* The operator of the destination may refuse it too. */
+	move = agent_cli_start(&lab, 0, "move v6 h2 --bandwidth 512K");
+	check(agent_wait_state(&lab, 1, "v6", "incoming", 5));
+	rc = 4;
+	for (int i = 0; i < 200 && rc == 4; i++)
+		rc = agent_cli(&lab, 1, NULL, 0, "cancel v6");
+	check(rc == 0);
+	check(agent_cli_wait(move) == 1);
+	check(agent_wait_state(&lab, 0, "v6", "running", 5));
+	check(agent_cli(&lab, 0, NULL, 0, "stop v6 --force") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "rm v6") == 0);
+}
+
+static void test_agent_restart(void **state)
+{
+	start_vm("v7", NULL);
+	agent_host_kill(&lab, 0, SIGKILL);
+	check(agent_vmms(&lab) == 1);
+	agent_host_start(&lab, 0, NULL);
+	check(agent_wait_state(&lab, 0, "v7", "running", 5));
+	check(agent_cli(&lab, 0, NULL, 0, "start v7") == 4);
+	check(agent_vmms(&lab) == 1);
+	/* Adopted, it can do all that it could before. */
+	check(agent_cli(&lab, 0, NULL, 0, "move v7 h2") == 0);
+	agent_host_kill(&lab, 1, SIGTERM);
+	check(agent_vmms(&lab) == 1);
+	check(agent_kill_vmm(&lab, 1, "v7"));
+	agent_host_start(&lab, 1, NULL);
+	check(agent_wait_state(&lab, 1, "v7", "stopped", 5));
+	check(agent_cli(&lab, 1, NULL, 0, "start v7") == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "stop v7") == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "rm v7") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "rm v7") == 0);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_life),	      cmocka_unit_test(test_start_fails), cmocka_unit_test(test_crash),
+		cmocka_unit_test(test_move),	      cmocka_unit_test(test_move_refused), cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_agent_restart),
+	};
+	int status;
+
+	if (agent_lab_role(argc, argv, &status))
+		return status;
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
