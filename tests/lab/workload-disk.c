@@ -98,7 +98,7 @@ int workload_disk(int argc, char **argv)
 		fprintf(stderr, "workload: verify-disk DEVICE [SIZE_MB]\n");
 		return 2;
 	}
-	c.report.units = workload_number(argc > 1 ? argv[1] : "8", 1, 1 << 20) * 1024 * 1024 / BLOCK;
+	c.report.units = workload_number(argc > 1 ? argv[1] : "2", 1, 1 << 20) * 1024 * 1024 / BLOCK;
 	c.fd = open(argv[0], O_RDWR | O_DIRECT | O_CLOEXEC);
 	size = c.fd < 0 ? -1 : lseek(c.fd, 0, SEEK_END);
 	if (size < 0) {

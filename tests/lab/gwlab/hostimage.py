@@ -24,7 +24,7 @@ OPTIONAL_MODULES = ["vhost_vsock", "sch_netem", "sch_tbf", "gcm", "ccm", "chacha
 NEEDS_FLAG = {"kvm-amd": "svm", "kvm-intel": "vmx"}
 # Better than busybox's own. busybox's shell would prefer its applets to these, so that the shells come from the driver machine.
 TOOLS = ["dash", "bash", "ip", "tc", "bridge", "ss", "tcpdump", "strace", "nsenter", "unshare", "taskset", "prlimit", "pgrep", "pkill"]
-PROGRAMS = ["labd", "kvmhold"]
+PROGRAMS = ["labd", "keyhold"]
 QEMU_TOOLS = ["qemu-system-x86_64", "qemu-img"]
 QEMU_DATA = ["/usr/share/qemu", "/usr/share/seabios"]
 QEMU_DATA_NAMES = ["bios-256k.bin", "bios.bin", "bios-microvm.bin", "pvh.bin", "linuxboot.bin", "linuxboot_dma.bin", "multiboot.bin",
@@ -55,6 +55,9 @@ for d in /dev/shm /tmp /run /var; do mount -t tmpfs -o mode=1777,size=90% tmpfs 
 chmod 755 /run /var
 mkdir -p /var/lib /var/log /var/run /var/tmp /run/lock
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# As on a host that systemd set up; and these too change static keys (keyhold.c) when they are first used.
+for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done
+mkdir /sys/fs/cgroup/system.slice
 ln -sf /proc/self/fd /dev/fd
 @INSMOD@
 n=$(sed 's/.*lab.host=\\([0-9]*\\).*/\\1/' /proc/cmdline)
@@ -68,7 +71,7 @@ ip link set eth0 up
 ip link set br0 up
 ip address add @PREFIX@$n/24 dev br0
 chmod 666 /dev/kvm /dev/net/tun
-kvmhold
+keyhold
 echo 1 > /proc/sys/kernel/panic_on_oops
 """
 
