@@ -19,8 +19,8 @@ listen = 0.0.0.0:7410
 data-listen = 0.0.0.0:7411
 
 [tls]
-ca = /etc/godwit/ca.pem
-cert = /etc/godwit/{host}.pem
+ca = /etc/godwit/ca.crt
+cert = /etc/godwit/{host}.crt
 key = /etc/godwit/{host}.key
 
 [peers]
@@ -48,7 +48,7 @@ class Cluster:
                 self._pki("issue", "--dir", work, "--ip", self.ip(host), host)
                 peers = "\n".join(f"{h} = {self.ip(h)}:7410" for h in self.hosts if h != host)
                 Path(work, "godwitd.conf").write_text(CONFIG.format(host=host, peers=peers))
-                self.lab.put(host, f"{work}/ca.pem", f"{work}/{host}.pem", f"{work}/{host}.key", f"{work}/godwitd.conf", "/etc/godwit")
+                self.lab.put(host, f"{work}/ca.crt", f"{work}/{host}.crt", f"{work}/{host}.key", f"{work}/godwitd.conf", "/etc/godwit")
 
     def _pki(self, *words):
         done = subprocess.run([self.bin / "godwit", "pki", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -15,6 +15,7 @@ A test script:
         tests.main(hosts=2)
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -65,15 +66,18 @@ class Background:
 
     def wait_ready(self, deadline=60.0):
         """Waits for the line "ready" on stderr, which probe and redis-writer print when the first answer has come."""
-        os.set_blocking(self.process.stderr.fileno(), False)
-        seen = ""
+        fd = self.process.stderr.fileno()
+        os.set_blocking(fd, False)
+        seen = b""
 
         def ready():
             nonlocal seen
-            seen += self.process.stderr.read() or ""
+            # Not by the file object, whose decoder takes no "nothing yet" for an answer.
+            with contextlib.suppress(BlockingIOError):
+                seen += os.read(fd, 65536)
             if self.process.poll() is not None:
-                raise RuntimeError(f"ended with {self.process.returncode}: {seen}")
-            return "ready\n" in seen
+                raise RuntimeError(f"ended with {self.process.returncode}: {seen.decode(errors='replace')}")
+            return b"ready\n" in seen
 
         wait_for(ready, deadline, f"{self.process.args}: ready")
         return self

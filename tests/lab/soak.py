@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Moves a guest that writes memory and disk and checks its own writes back and forth; with --verify-ram the two VMMs also compare a
+"""Moves a guest that writes memory and disk and checks its own writes back and forth; with --verify-digest the two VMMs also compare a
 digest over all RAM at every hand-off. The guest's last word decides: 0 faults.
 
     soak.py [--moves 200] [--kind 6.12-cloud] [--cpus 2]
@@ -28,7 +28,7 @@ def soak(lab, moves, kind="6.12-cloud", cpus=2, say=print):
     try:
         for i in range(1, moves + 1):
             probe.result()
-            report = cluster.move(source, "soak", target, "--verify-ram")
+            report = cluster.move(source, "soak", target, "--verify-digest")
             gaps.append(probe.result()["longest_gap_ms"])
             faultless, verdict = lab.check_workload()
             if not faultless:

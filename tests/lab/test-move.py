@@ -118,7 +118,7 @@ def cancel_leaves_it_running(lab):
         assert mover.process.returncode != 0, out
         assert wait_for(lambda: cluster.running_on("vm") == ["h1"] and cluster.state("h2", "vm") is None, 20, "only at the source")
         assert not lab.sh("h2", "pidof godwit-vmm", check=False).stdout.strip()
-    cluster.move("h1", "vm", "h2", "--verify-ram")
+    cluster.move("h1", "vm", "h2", "--verify-digest")
     assert lab.check_workload()[0]
     end(cluster, probe)
 
@@ -193,7 +193,7 @@ def peers_with_wrong_certificates_are_refused(lab):
         godwit = TOP / "build/bin/godwit"
         for words in (["init", work], ["issue", "--dir", work, "--ip", "10.77.0.2", "h2"]):
             subprocess.run([godwit, "pki", *words], check=True, stdout=subprocess.DEVNULL)
-        lab.put("h2", f"{work}/ca.pem", f"{work}/h2.pem", f"{work}/h2.key", "/etc/godwit")
+        lab.put("h2", f"{work}/ca.crt", f"{work}/h2.crt", f"{work}/h2.key", "/etc/godwit")
     cluster.restart_agent("h2")
     done = cluster.godwit("h1", "move", "vm", "h2", check=False)
     assert done.returncode != 0 and "certificate" in (done.stdout + done.stderr).lower(), done
