@@ -183,12 +183,13 @@ static int load(struct destination *d, const Godwit__StreamState *st, struct gw_
 {
 	struct gw_move *mv = d->mv;
 	Godwit__StreamReady ready = GODWIT__STREAM_READY__INIT;
-	uint64_t begun;
+	uint64_t begun = gw_now_ns();
 	int r;
 
 	r = gw_receivers_wait_last(d->receivers, gw_now_ns() + LAST_PAGES_NS, err);
 	if (r == 0)
 		r = gw_move_step(mv, GW_FP_DST_STATE, err);
+	ready.pages_us = (gw_now_ns() - begun) / GW_NS_PER_US;
 	begun = gw_now_ns();
 	if (r == 0)
 		r = mv->vm.ops->load(mv->vm.self, st->state.data, st->state.len, err);

@@ -27,8 +27,10 @@ struct source {
 	bool was_running;
 	bool stopped;
 	bool journalled; /* COMMITTING was, or may have been, written */
-	uint64_t stopped_ns;
 	uint64_t rtt_ns;
+	/* Moments of the blackout, in order; what each step took is logged at the end. */
+	uint64_t stopped_ns, quiet_ns, synced_ns, saved_ns, sent_ns, ready_ns, commit_ns;
+	uint64_t load_us, pages_us; /* as the destination says */
 };
 
 static int fill_regions(struct gw_move *mv, Godwit__StreamMachine *m, struct gw_error *err)
@@ -151,6 +153,7 @@ static int send_state(struct source *s, struct gw_error *err)
 	r = mv->vm.ops->save(mv->vm.self, &state, err);
 	if (r < 0)
 		return gw_error_wrap(err, "saving the state");
+	s->saved_ns = gw_now_ns();
 	r = gw_move_step(mv, GW_FP_SRC_STATE, err);
 	if (r < 0)
 		return r;
@@ -188,12 +191,14 @@ static int switch_over(struct source *s, struct gw_error *err)
 	s->stopped_ns = gw_now_ns();
 	mv->vm.ops->stop(mv->vm.self);
 	s->stopped = true;
+	s->quiet_ns = gw_now_ns();
 	gw_move_report(mv, GW_MOVE_SWITCH);
 	r = gw_move_step(mv, GW_FP_SRC_STOP, err);
 	if (r == 0 && mv->vm.ops->settled)
 		r = mv->vm.ops->settled(mv->vm.self, err);
 	if (r == 0)
 		r = gw_precopy_last(s->precopy, err);
+	s->synced_ns = gw_now_ns();
 	if (r == 0)
 		r = send_state(s, err);
 	/*
@@ -205,12 +210,16 @@ static int switch_over(struct source *s, struct gw_error *err)
 		r = gw_move_journal(mv, GW_JOURNAL_COMMITTING, mv->p.epoch, err);
 	if (r == 0)
 		r = wait_sent(s, err);
+	s->sent_ns = gw_now_ns();
 	if (mv->p.digest)
 		patience += gw_ram_size(mv->vm.ram) / DIGEST_BYTES_PER_SEC * GW_NS_PER_SEC;
 	if (r == 0)
 		r = gw_move_expect(mv, GW_STREAM_READY, &godwit__stream_ready__descriptor, &ready, gw_now_ns() + patience, err);
 	if (r < 0)
 		return r;
+	s->ready_ns = gw_now_ns();
+	s->load_us = ((Godwit__StreamReady *)ready)->load_us;
+	s->pages_us = ((Godwit__StreamReady *)ready)->pages_us;
 	protobuf_c_message_free_unpacked(ready, NULL);
 	mv->progress.bytes_left = 0;
 	return gw_move_step(mv, GW_FP_SRC_READY, err);
@@ -358,6 +367,17 @@ static void own_again(struct source *s, struct gw_error *why)
 	take_back(s, why, false);
 }
 
+static void log_blackout(const struct source *s, uint64_t answered)
+{
+	gw_info("blackout %llu us: stop %llu, dirty log %llu, save %llu, send %llu, ready %llu (there: pages %llu, load %llu), journal %llu, commit to running %llu; round trip %llu",
+		(unsigned long long)s->mv->progress.blackout_us, (unsigned long long)(s->quiet_ns - s->stopped_ns) / 1000,
+		(unsigned long long)(s->synced_ns - s->quiet_ns) / 1000, (unsigned long long)(s->saved_ns - s->synced_ns) / 1000,
+		(unsigned long long)(s->sent_ns - s->saved_ns) / 1000, (unsigned long long)(s->ready_ns - s->sent_ns) / 1000,
+		(unsigned long long)s->pages_us, (unsigned long long)s->load_us,
+		(unsigned long long)(s->commit_ns - s->ready_ns) / 1000, (unsigned long long)(answered - s->commit_ns) / 1000,
+		(unsigned long long)s->rtt_ns / 1000);
+}
+
 static void commit(struct source *s)
 {
 	struct gw_move *mv = s->mv;
@@ -366,6 +386,7 @@ static void commit(struct source *s)
 	enum answer a;
 	int how;
 
+	s->commit_ns = gw_now_ns();
 	send_commit(s);
 	gw_move_report(mv, GW_MOVE_COMMIT);
 	a = read_answer(s, gw_now_ns() + RUNNING_NS, &err);
@@ -374,6 +395,7 @@ static void commit(struct source *s)
 		if (gw_move_step(mv, GW_FP_SRC_RUNNING, &err) < 0)
 			gw_warn("move: %s", gw_error_text(&err));
 		mv->progress.blackout_us = (answered - s->stopped_ns - GW_MIN(s->rtt_ns / 2, answered - s->stopped_ns)) / 1000;
+		log_blackout(s, answered);
 		given_away(s);
 		return;
 	}

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "lib/clock.h"
+#include "lib/log.h"
 #include "lib/parse.h"
 #include "lib/util.h"
 
@@ -29,44 +30,53 @@ static const struct suite suites[] = {
 static char suite_list[128];
 static pthread_once_t suites_once = PTHREAD_ONCE_INIT;
 
-/* Bytes a second over records of 16 KiB, for about a millisecond; at least one record. */
-static double measure(const EVP_CIPHER *cipher)
+/*
+ * Nanoseconds for a record of 16 KiB: the best of several within about a millisecond, since others' work between two looks at the
+ * clock is no property of the cipher. UINT64_MAX when it does not work here.
+ */
+static uint64_t measure(const EVP_CIPHER *cipher)
 {
 	static uint8_t record[16384 + 64];
 	uint8_t key[32] = { 1 }, iv[12] = { 2 };
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-	uint64_t start, spent = 0, done = 0;
+	uint64_t best = UINT64_MAX, begun = 0;
 	int n;
 
 	if (!ctx || EVP_EncryptInit_ex(ctx, cipher, NULL, key, iv) != 1) {
 		EVP_CIPHER_CTX_free(ctx);
-		return 0;
+		return UINT64_MAX;
 	}
-	EVP_EncryptUpdate(ctx, record, &n, record, 1024); /* code and tables come into the caches first */
-	start = gw_now_ns();
-	while (spent < GW_NS_PER_MS) {
+	/* The first one, which brings code and tables in (and has an emulator translate them), does not count. */
+	for (unsigned i = 0; i < 4 || (i < 64 && gw_now_ns() - begun < GW_NS_PER_MS); i++) {
+		uint64_t from = gw_now_ns(), spent;
+
 		EVP_EncryptInit_ex(ctx, NULL, NULL, NULL, iv);
 		EVP_EncryptUpdate(ctx, record, &n, record, 16384);
 		EVP_EncryptFinal_ex(ctx, record + 16384, &n);
-		done += 16384;
-		spent = gw_now_ns() - start;
+		spent = gw_now_ns() - from;
+		if (i == 0)
+			begun = gw_now_ns();
+		else
+			best = GW_MIN(best, spent);
 	}
 	EVP_CIPHER_CTX_free(ctx);
-	return (double)done * 1e9 / (double)spent;
+	return best;
 }
 
 /* The fastest leads; AES-256 does already when it is within a tenth of it. Suites of the other hash cannot follow. */
 static void choose_suites(void)
 {
-	double speed[ARRAY_SIZE(suites)];
+	uint64_t ns[ARRAY_SIZE(suites)];
 	size_t best = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(suites); i++)
-		speed[i] = measure(suites[i].cipher());
+		ns[i] = measure(suites[i].cipher());
 	for (size_t i = 1; i < ARRAY_SIZE(suites); i++) {
-		if (speed[i] > speed[best] * (best == 0 ? 1.1 : 1.0))
+		if (ns[i] < (best == 0 ? ns[best] / 10 * 9 : ns[best]))
 			best = i;
 	}
+	gw_debug("ns a TLS record: AES-256-GCM %llu, AES-128-GCM %llu, ChaCha20-Poly1305 %llu", (unsigned long long)ns[0],
+		 (unsigned long long)ns[1], (unsigned long long)ns[2]);
 	snprintf(suite_list, sizeof(suite_list), "%s", suites[best].name);
 	for (size_t i = 0; i < ARRAY_SIZE(suites); i++) {
 		size_t used = strlen(suite_list);
