@@ -205,8 +205,8 @@ static bool parse(struct request *req, const struct virtio_blk_outhdr *hdr, uint
 	return false;
 }
 
-/* Begins the request whose chain is in blk->chain; false when the guest broke the rules. */
-static bool begin(struct gw_blk *blk)
+/* Begins the request whose chain is in blk->chain. NULL, or why it cannot be one. */
+static const char *begin(struct gw_blk *blk)
 {
 	const struct gw_vq_chain *c = &blk->chain;
 	struct virtio_blk_outhdr hdr;
@@ -214,15 +214,11 @@ static bool begin(struct gw_blk *blk)
 	uint64_t at = c->in_len - 1;
 	uint8_t status;
 
-	if (c->out_len < sizeof(hdr) || c->in_len < 1) {
-		gw_virtio_broken(&blk->vd, "disk request without header or status");
-		return false;
-	}
+	if (c->out_len < sizeof(hdr) || c->in_len < 1)
+		return "disk request without header or status";
 	req = new_request(blk, c->nout + c->nin);
-	if (!req) {
-		gw_virtio_broken(&blk->vd, "out of memory");
-		return false;
-	}
+	if (!req)
+		return "out of memory";
 	gw_iov_read(c->iov, c->nout, 0, &hdr, sizeof(hdr));
 	for (unsigned i = c->nout; i < c->nout + c->nin; i++) {
 		if (at < c->iov[i].iov_len) {
@@ -235,14 +231,14 @@ static bool begin(struct gw_blk *blk)
 	req->io.done = request_done;
 	if (!parse(req, &hdr, &status)) {
 		finish(req, status);
-		return true;
+		return NULL;
 	}
 	if (req->io.op != GW_BLK_READ)
 		blk->vd.host.ops->note_effect(&blk->vd.host);
 	req->writes = blk->writes;
 	blk->in_flight++;
 	blk->be->ops->submit(blk->be, &req->io);
-	return true;
+	return NULL;
 }
 
 void gw_blk_take_requests(struct gw_blk *blk)
@@ -253,8 +249,13 @@ void gw_blk_take_requests(struct gw_blk *blk)
 
 	do {
 		gw_vq_disable_kicks(vq);
-		while (budget > 0 && gw_virtio_pop(&blk->vd, 0, &blk->chain) && begin(blk))
+		while (budget > 0 && gw_virtio_pop(&blk->vd, 0, &blk->chain)) {
+			const char *why = begin(blk);
+
+			if (why)
+				gw_virtio_refuse(&blk->vd, 0, why);
 			budget--;
+		}
 	} while (budget > 0 && gw_virtio_wait_for_kick(&blk->vd, 0));
 	if (budget == 0)
 		gw_virtio_kick_again(&blk->vd, 0);
@@ -265,21 +266,19 @@ void gw_blk_take_requests(struct gw_blk *blk)
 void gw_blk_resubmit_parked(struct gw_blk *blk)
 {
 	struct gw_vq *vq = &blk->vd.queues[0].vq;
-	size_t n = blk->parked.len / sizeof(uint16_t);
+	const char *why = NULL;
+	uint16_t head;
 
-	for (size_t i = 0; i < n; i++) {
-		uint16_t head;
-
-		memcpy(&head, blk->parked.data + i * sizeof(head), sizeof(head));
-		if (gw_vq_read_chain(vq, head, &blk->chain) < 0) {
-			gw_virtio_broken(&blk->vd, vq->violation);
-			break;
-		}
-		if (!begin(blk))
-			break;
+	/* `done` is never called from within submit, so nothing is parked meanwhile. */
+	while (!why && blk->parked.len > 0) {
+		memcpy(&head, blk->parked.data, sizeof(head));
+		why = gw_vq_read_chain(vq, head, &blk->chain) < 0 ? vq->violation : begin(blk);
+		/* A chain that the guest spoilt meanwhile stays parked: it was taken and is not answered. */
+		if (why)
+			gw_virtio_broken(&blk->vd, why);
+		else
+			gw_buf_consume(&blk->parked, sizeof(head));
 	}
-	/* `done` is never called from within submit, so nothing was parked meanwhile. */
-	blk->parked.len = 0;
 	blk->be->ops->commit(blk->be);
 }
 

@@ -116,7 +116,7 @@ static void receive(struct console *con)
 			break;
 		}
 		if (c->nin == 0) {
-			gw_virtio_broken(&con->vd, "console buffer that cannot be written");
+			gw_virtio_refuse(&con->vd, RX, "console buffer that cannot be written");
 			break;
 		}
 		n = readv(con->fd, c->iov + c->nout, (int)c->nin);

@@ -57,7 +57,7 @@ void gw_net_control(struct gw_net *net)
 			uint8_t ack;
 
 			if (gw_iov_read(c->iov, c->nout, 0, &hdr, sizeof(hdr)) != sizeof(hdr) || c->in_len < 1) {
-				gw_virtio_broken(&net->vd, "control command without header or room for the answer");
+				gw_virtio_refuse(&net->vd, GW_NET_CTRL, "control command without header or room for the answer");
 				break;
 			}
 			ack = command(net, &hdr);

@@ -28,7 +28,7 @@ static bool stage(struct gw_net *net)
 		if (!gw_virtio_pop(&net->vd, GW_NET_RX, &net->chain))
 			return false;
 		if (c->nin == 0 || c->in_len < GW_TAP_HEADER) {
-			gw_virtio_broken(&net->vd, "receive buffer without room for a header");
+			gw_virtio_refuse(&net->vd, GW_NET_RX, "receive buffer without room for a header");
 			return false;
 		}
 		memcpy(net->iov + net->niov, c->iov + c->nout, c->nin * sizeof(struct iovec));

@@ -32,7 +32,7 @@ void gw_net_transmit(struct gw_net *net)
 		gw_vq_disable_kicks(vq);
 		while (budget > 0 && gw_virtio_pop(&net->vd, GW_NET_TX, &net->chain)) {
 			if (net->chain.out_len < GW_TAP_HEADER) {
-				gw_virtio_broken(&net->vd, "packet without a header");
+				gw_virtio_refuse(&net->vd, GW_NET_TX, "packet without a header");
 				break;
 			}
 			if (!net->gone && !send_packet(net)) {

@@ -55,6 +55,13 @@ void gw_virtio_broken(struct gw_virtio *vd, const char *what)
 		gw_virtio_config_changed(vd);
 }
 
+void gw_virtio_refuse(struct gw_virtio *vd, unsigned index, const char *what)
+{
+	/* Nothing is in flight that never ends: the device of a guest that broke it can still be moved. */
+	gw_vq_unpop(&vd->queues[index].vq, 1);
+	gw_virtio_broken(vd, what);
+}
+
 bool gw_virtio_pop(struct gw_virtio *vd, unsigned index, struct gw_vq_chain *chain)
 {
 	struct gw_vq *vq = &vd->queues[index].vq;

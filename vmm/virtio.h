@@ -113,6 +113,8 @@ bool gw_virtio_wait_for_kick(struct gw_virtio *vd, unsigned index);
 void gw_virtio_notify(struct gw_virtio *vd, unsigned index);
 /* Has kick called again for the queue, after other work had its turn. */
 void gw_virtio_kick_again(struct gw_virtio *vd, unsigned index);
+/* The chain taken last from the queue breaks the rules: it goes back, and the device is broken. */
+void gw_virtio_refuse(struct gw_virtio *vd, unsigned index, const char *what);
 /* The guest broke the rules: the device does nothing more until it is reset. */
 void gw_virtio_broken(struct gw_virtio *vd, const char *what);
 /* The device's configuration changed; any thread. */
