@@ -71,36 +71,56 @@ static void give_back_locked(struct gw_guest *g, const char *how)
 	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_STATE_NONE, "%s", reason);
 }
 
-void gw_arrive_ended_locked(struct gw_guest *g, const char *how)
+/*
+ * Decides by the journal of a dead VMM. 0: it is the source's, which the journal now says; -EEXIST: it is ours;
+ * -EAGAIN: it depends on what the source knows.
+ */
+static int judge_locked(struct gw_guest *g, bool asked, struct gw_error *err)
 {
 	gw_autofree char *path = gw_guest_path(g, "journal");
-	struct gw_error err = GW_ERROR_INIT;
+	const uint8_t *id = g->record->move_id.data;
+	struct gw_journal_entry found = { .state = GW_JOURNAL_NONE };
 	Godwit__MoveRecord *before = NULL;
-	char words[256] = "", reason[400];
-	gw_autofree char *log = gw_guest_path(g, "vmm.log");
+	bool decided_here;
 	int r;
 
 	if (!path || g->record->move_id.len != GW_ID_LEN)
-		return;
+		return gw_error_set(err, EPROTO, "the record of VM %s names no move", g->name);
+	r = gw_outcome_get(g->agent, id, &before, err);
+	if (r < 0)
+		return r;
+	decided_here = before && before->side == GODWIT__MOVE_SIDE__MOVE_DESTINATION;
+	if (before)
+		godwit__move_record__free_unpacked(before, NULL);
+	/* Decided before a crash of ours kept the record from saying so: then it is not to be undone. */
+	if (decided_here)
+		return -EEXIST;
+	r = gw_journal_abort_if_not_owner(path, id, asked, &found, err);
+	if (r == -EEXIST && !found.effect && !asked)
+		return -EAGAIN;
+	return r;
+}
+
+void gw_arrive_ended_locked(struct gw_guest *g, const char *how, bool asked)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	char words[256] = "", reason[400];
+	gw_autofree char *log = gw_guest_path(g, "vmm.log");
+	int r = judge_locked(g, asked, &err);
+
 	if (log)
 		gw_process_last_words(log, words, sizeof(words));
 	snprintf(reason, sizeof(reason), "its VMM %s%s%s", *how ? how : "ended", *words ? ": " : "", words);
-	/* Decided before a crash of ours kept the record from saying so: then it is not to be undone. */
-	r = gw_outcome_get(g->agent, g->record->move_id.data, &before, &err);
-	if (r == 0 && before && before->side == GODWIT__MOVE_SIDE__MOVE_DESTINATION)
-		r = -EEXIST;
-	else if (r == 0)
-		r = gw_journal_abort_if_not_owner(path, g->record->move_id.data, true, NULL, &err);
-	if (before)
-		godwit__move_record__free_unpacked(before, NULL);
-	if (r == 0) {
+	if (r == 0)
 		give_back_locked(g, reason);
-	} else if (r == -EEXIST) {
+	else if (r == -EEXIST)
 		own_locked(g, GODWIT__VM_STATE__VM_CRASHED, reason);
-	} else {
+	else if (r == -EAGAIN)
+		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_INCOMING,
+					  "its VMM died just after taking over; %s has to say whether it let go", g->record->peer);
+	else
 		gw_events_emit(g->agent->events, "warning", g->name, "cannot decide how the move from %s ended: %s",
 			       g->record->peer, gw_error_text(&err));
-	}
 }
 
 static struct gw_guest *find_by_move(struct gw_agent *a, const uint8_t id[GW_ID_LEN])
@@ -147,7 +167,7 @@ static void settle_locked(struct gw_guest *g, uint64_t deadline_ns)
 			/* Below OWNER it may be killed at any time; if it gets there first, its journal will say so. */
 			gw_watch_kill_locked(g, deadline_ns);
 		} else if (!g->session) {
-			gw_arrive_ended_locked(g, "is gone");
+			gw_arrive_ended_locked(g, "is gone", true);
 			if (g->record->state == GODWIT__VM_STATE__VM_INCOMING)
 				return;
 		}
@@ -237,8 +257,12 @@ int gw_arrive_released(struct gw_agent *a, const char *peer, const uint8_t id[GW
 	pthread_mutex_lock(&g->lock);
 	if (strcmp(g->record->peer, peer) != 0)
 		r = gw_error_set(err, EACCES, "this move is not from %s", peer);
-	/* The VMM's news of it is on its way to the watcher. */
+	/* The VMM's news of it is on its way to the watcher; or it was left open and this is the answer. */
 	while (r == 0 && g->record->state == GODWIT__VM_STATE__VM_INCOMING) {
+		if (!g->watched && !g->session && owns_locked(g)) {
+			own_locked(g, GODWIT__VM_STATE__VM_CRASHED, "its VMM died just after taking over");
+			break;
+		}
 		r = gw_guest_wait_locked(g, deadline);
 		if (r < 0)
 			gw_error_errno(err, r, "the VMM has not said that the VM runs");
@@ -248,6 +272,25 @@ int gw_arrive_released(struct gw_agent *a, const char *peer, const uint8_t id[GW
 		pthread_cond_broadcast(&g->changed);
 	}
 	pthread_mutex_unlock(&g->lock);
+	return r;
+}
+
+int gw_arrive_resolve(struct gw_guest *g, bool here, struct gw_error *err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&g->lock);
+	if (g->record->state != GODWIT__VM_STATE__VM_INCOMING || g->watched || g->session)
+		r = gw_error_set(err, EALREADY, "VM %s is not in doubt here (%s)", g->name, gw_vm_state_word(g->record->state));
+	else if (!here)
+		gw_arrive_ended_locked(g, "is gone", true);
+	else if (owns_locked(g))
+		own_locked(g, GODWIT__VM_STATE__VM_CRASHED, "taken by the operator's word");
+	else
+		r = gw_error_set(err, EALREADY, "VM %s never arrived whole; it can only belong to %s", g->name, g->record->peer);
+	pthread_mutex_unlock(&g->lock);
+	if (r == 0)
+		remove_if_given_back(g);
 	return r;
 }
 

@@ -4,8 +4,8 @@
  * attach; once the VMM has its channels the move runs without agents and the watcher (watch.c) sees its end.
  *
  * Who owns the VM is decided once and for ever, in a durable record of the move, by what is true at that moment:
- * the VMM runs the VM or its journal says OWNER: this host; its death is certain and its journal says less (and is
- * made to say ABORTED): the source.
+ * the VMM runs the VM, or its journal says OWNER and the source has let go: this host; its death is certain and its journal says
+ * less (and is made to say ABORTED): the source.
  */
 #ifndef GW_AGENT_ARRIVE_H
 #define GW_AGENT_ARRIVE_H
@@ -39,10 +39,13 @@ int gw_arrive_outcome(struct gw_agent *a, const char *peer, const uint8_t id[GW_
 /* For the watcher, with g->lock held: its VMM runs (or holds, paused) the VM that came. */
 void gw_arrive_arrived_locked(struct gw_guest *g, Godwit__VmState state);
 /*
- * For the watcher, with g->lock held: the VMM of an undecided arrival is dead (`how`). Decides; given back, the record's state
- * becomes VM_STATE_NONE and the caller removes the guest.
+ * With g->lock held: the VMM of an undecided arrival is dead (`how`). Decides; given back, the record's state becomes
+ * VM_STATE_NONE and the caller removes the guest. A VMM that died as owner before any outside effect leaves it open: the source
+ * may have let go, or be in doubt and able to go on. Only with `asked`, the source being in doubt, it is given back.
  */
-void gw_arrive_ended_locked(struct gw_guest *g, const char *how);
+void gw_arrive_ended_locked(struct gw_guest *g, const char *how, bool asked);
+/* The operator's word on an arrival that was left open. */
+int gw_arrive_resolve(struct gw_guest *g, bool here, struct gw_error *err);
 /* The operator gives up an arrival. */
 int gw_arrive_cancel(struct gw_guest *g, struct gw_error *err);
 

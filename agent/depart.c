@@ -432,6 +432,7 @@ int gw_depart_start(struct gw_guest *g, const Godwit__MoveRequest *req, struct g
 	Godwit__MoveRequest *copy = (Godwit__MoveRequest *)gw_pb_copy(&req->base);
 	uint8_t id[GW_ID_LEN];
 	Godwit__VmState state;
+	bool begun;
 	int r = check_request(g, req, err);
 
 	if (r == 0 && (!copy || RAND_bytes(id, sizeof(id)) != 1))
@@ -445,16 +446,13 @@ int gw_depart_start(struct gw_guest *g, const Godwit__MoveRequest *req, struct g
 	pthread_mutex_lock(&g->lock);
 	state = g->record->state;
 	r = gw_guest_begin_locked(g, "move", err);
-	if (r == 0 && state == GODWIT__VM_STATE__VM_DOUBT)
-		r = gw_error_set(err, EUCLEAN, "VM %s: %s (see 'godwit resolve')", g->name, g->record->reason);
-	else if (r == 0 && (!g->watched || (state != GODWIT__VM_STATE__VM_RUNNING && state != GODWIT__VM_STATE__VM_PAUSED)))
+	begun = r == 0;
+	if (r == 0 && (!g->watched || (state != GODWIT__VM_STATE__VM_RUNNING && state != GODWIT__VM_STATE__VM_PAUSED)))
 		r = gw_error_set(err, EALREADY, "VM %s is not running (%s%s%s)", g->name, gw_vm_state_word(state),
 				 *g->record->reason ? ": " : "", g->record->reason);
-	else if (r < 0)
-		state = GODWIT__VM_STATE__VM_STATE_NONE; /* not ours to end */
 	if (r == 0)
 		r = launch_locked(g, gw_steal_ptr(&copy), id, err);
-	if (r < 0 && state != GODWIT__VM_STATE__VM_STATE_NONE)
+	if (r < 0 && begun)
 		gw_guest_end_locked(g);
 	pthread_mutex_unlock(&g->lock);
 	if (copy)

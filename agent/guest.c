@@ -283,6 +283,8 @@ int gw_guest_begin_locked(struct gw_guest *g, const char *op, struct gw_error *e
 {
 	if (g->gone)
 		return gw_error_set(err, ESRCH, "no VM %s", g->name);
+	if (g->record->state == GODWIT__VM_STATE__VM_DOUBT)
+		return gw_error_set(err, EUCLEAN, "VM %s: %s (see 'godwit resolve')", g->name, g->record->reason);
 	if (g->op)
 		return gw_error_set(err, EBUSY, "VM %s is busy: '%s' is under way", g->name, g->op);
 	g->op = op;

@@ -66,7 +66,7 @@ void gw_guest_remove(struct gw_guest *g);
 /* An array of references (free each, then the array). 0 or -ENOMEM. */
 int gw_guest_list(struct gw_agent *a, struct gw_guest ***ret, unsigned *n);
 
-/* Begins an operation: -EBUSY tells which one is under way, -ESRCH that it was removed. */
+/* Begins an operation: -EBUSY tells which one is under way, -ESRCH that it was removed, -EUCLEAN that its owner is in doubt. */
 int gw_guest_begin(struct gw_guest *g, const char *op, struct gw_error *err);
 void gw_guest_end(struct gw_guest *g);
 /* With g->lock held. */

@@ -158,19 +158,19 @@ static int wait_started_locked(struct gw_guest *g, struct gw_error *err)
 int gw_run_start(struct gw_guest *g, struct gw_error *err)
 {
 	Godwit__VmState state;
+	bool begun;
 	int r;
 
 	pthread_mutex_lock(&g->lock);
 	r = gw_guest_begin_locked(g, "start", err);
 	state = g->record->state;
-	if (r == 0 && state == GODWIT__VM_STATE__VM_DOUBT)
-		r = gw_error_set(err, EUCLEAN, "VM %s: %s (see 'godwit resolve')", g->name, g->record->reason);
-	else if (r == 0 && state == GODWIT__VM_STATE__VM_MOVED)
+	begun = r == 0;
+	if (r == 0 && state == GODWIT__VM_STATE__VM_MOVED)
 		r = gw_error_set(err, EALREADY, "VM %s %s", g->name, g->record->reason);
 	else if (r == 0 && ((state != GODWIT__VM_STATE__VM_STOPPED && state != GODWIT__VM_STATE__VM_CRASHED) || g->watched))
 		r = gw_error_set(err, EALREADY, "VM %s is %s already", g->name, gw_vm_state_word(state));
 	if (r < 0) {
-		if (g->op && !strcmp(g->op, "start") && r != -EBUSY)
+		if (begun)
 			gw_guest_end_locked(g);
 		pthread_mutex_unlock(&g->lock);
 		return r;
@@ -201,10 +201,8 @@ static int begin_live(struct gw_guest *g, const char *op, struct gw_error *err)
 {
 	Godwit__VmState state = g->record->state;
 
-	if (g->gone || g->op)
+	if (g->gone || g->op || state == GODWIT__VM_STATE__VM_DOUBT)
 		return gw_guest_begin_locked(g, op, err);
-	if (state == GODWIT__VM_STATE__VM_DOUBT)
-		return gw_error_set(err, EUCLEAN, "VM %s: %s (see 'godwit resolve')", g->name, g->record->reason);
 	if (!gw_vm_state_is_live(state) || !g->watched)
 		return gw_error_set(err, EALREADY, "VM %s is not running (%s%s%s)", g->name, gw_vm_state_word(state),
 				    *g->record->reason ? ": " : "", g->record->reason);
@@ -304,10 +302,8 @@ int gw_run_remove(struct gw_guest *g, struct gw_error *err)
 		return gw_error_set(err, ENOMEM, "out of memory");
 	pthread_mutex_lock(&g->lock);
 	state = g->record->state;
-	if (g->gone || g->op)
+	if (g->gone || g->op || state == GODWIT__VM_STATE__VM_DOUBT)
 		r = gw_guest_begin_locked(g, "remove", err);
-	else if (state == GODWIT__VM_STATE__VM_DOUBT)
-		r = gw_error_set(err, EUCLEAN, "VM %s: %s (see 'godwit resolve')", g->name, g->record->reason);
 	else if (gw_vm_state_is_live(state) || g->watched || gw_process_alive(lock) != 0)
 		r = gw_error_set(err, EBUSY, "VM %s is %s; stop it first", g->name, gw_vm_state_word(state));
 	else

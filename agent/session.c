@@ -160,7 +160,7 @@ void gw_session_end(struct gw_session *s)
 			if (g->watched)
 				gw_watch_kill_locked(g, gw_now_ns() + 20 * GW_NS_PER_SEC);
 			else
-				gw_arrive_ended_locked(g, "never got the channels");
+				gw_arrive_ended_locked(g, "never got the channels", false);
 		}
 		remove = !g->gone && !g->watched && g->record->state == GODWIT__VM_STATE__VM_STATE_NONE;
 		pthread_cond_broadcast(&g->changed);

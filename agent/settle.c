@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "agent/arrive.h"
 #include "agent/failpoints.h"
 #include "agent/net.h"
 #include "agent/peers.h"
@@ -205,6 +206,24 @@ void gw_settle_start_locked(struct gw_guest *g)
 	}
 }
 
+/* So that it ends what it holds of the move, or, told otherwise than it knows, protests. */
+static void tell_destination(struct gw_guest *g, bool here)
+{
+	gw_autofree char *host = NULL;
+	uint8_t id[GW_ID_LEN];
+	bool known;
+
+	pthread_mutex_lock(&g->lock);
+	known = g->record->move_id.len == GW_ID_LEN;
+	if (known)
+		memcpy(id, g->record->move_id.data, GW_ID_LEN);
+	host = strdup(g->record->peer_address);
+	pthread_mutex_unlock(&g->lock);
+	if (known && host)
+		gw_peer_tell(g->agent, host,
+			     here ? GODWIT__AGENT_REQUEST__OP_PEER_ABORT : GODWIT__AGENT_REQUEST__OP_PEER_RELEASED, id);
+}
+
 int gw_settle_resolve(struct gw_guest *g, bool here, struct gw_error *err)
 {
 	Godwit__VmState state;
@@ -222,11 +241,15 @@ int gw_settle_resolve(struct gw_guest *g, bool here, struct gw_error *err)
 		g->unconfirmed = false;
 	}
 	pthread_mutex_unlock(&g->lock);
+	if (state == GODWIT__VM_STATE__VM_INCOMING)
+		return gw_arrive_resolve(g, here, err);
 	if (state != GODWIT__VM_STATE__VM_DOUBT)
 		return here && unconfirmed ? 0 :
 					     gw_error_set(err, EALREADY, "VM %s is not in doubt (%s)", g->name, gw_vm_state_word(state));
 	gw_events_emit(g->agent->events, "doubt-resolved", g->name, "by the operator: it belongs to %s",
 		       here ? g->agent->conf->name : g->record->peer);
 	r = apply(g, here, err);
+	if (r == 0)
+		tell_destination(g, here);
 	return r;
 }

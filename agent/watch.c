@@ -276,7 +276,7 @@ static void vmm_ended(struct gw_guest *g, int pidfd)
 	pthread_mutex_lock(&g->lock);
 	said_bye = g->status && g->status->state == GODWIT__VMM_RUN_STATE__VMM_ENDED && !*how;
 	if (g->record->state == GODWIT__VM_STATE__VM_INCOMING)
-		gw_arrive_ended_locked(g, how);
+		gw_arrive_ended_locked(g, how, false);
 	else
 		conclude_locked(g, well || said_bye, how);
 	pthread_mutex_unlock(&g->lock);
@@ -357,7 +357,7 @@ static void adopt_dead_locked(struct gw_guest *g)
 	gw_autofree char *path = gw_guest_path(g, "journal");
 
 	if (g->record->state == GODWIT__VM_STATE__VM_INCOMING) {
-		gw_arrive_ended_locked(g, "died while the agent was away");
+		gw_arrive_ended_locked(g, "died while the agent was away", false);
 		return;
 	}
 	if (!gw_vm_state_is_live(g->record->state))
