@@ -99,10 +99,12 @@ class Cluster:
         self.godwit(host, "create", "/tmp/guest.vm")
 
     def move(self, host, vm, to, *options, check=True):
-        """Moves; returns the last line of `godwit move --json` (None when check is off and there is none)."""
+        """Moves; returns the result that `godwit move --json` ends with (None when check is off and there is none)."""
         done = self.godwit(host, "move", vm, to, "--json", *options, check=check)
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        return json.loads(lines[-1]) if lines else None
+        last = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+        if check and "result" not in last:
+            raise Failed(f"godwit move {vm} {to} told no result: {done.stdout[-500:]}")
+        return last.get("result")
 
     def remove(self, vm):
         """Ends and forgets the VM wherever it is."""

@@ -23,7 +23,7 @@ def move(cluster, probe, name, source, target):
     """One move with what was seen of it from outside."""
     probe.result()
     began = time.monotonic()
-    report = cluster.move(source, name, target)
+    report = cluster.move(source, name, target, "--timeout", 60, "--policy", "stop")
     total_ms = (time.monotonic() - began) * 1000
     outside = probe.result()
     if not report["encrypted"]:
@@ -45,12 +45,12 @@ def demo(lab):
     say("two hosts are up; starting their agents")
     cluster = Cluster(lab)
     disk = SharedDisk(lab, image=guest("rootfs"))
-    vm = Guest(lab, name="demo", memory_mib=384, cpus=2, jobs="heartbeat,redis,dirty:10:32", disk=disk.uri, root="/dev/vda")
+    vm = Guest(lab, name="demo", memory_mib=384, cpus=2, jobs="heartbeat,redis,dirty:5:16", disk=disk.uri, root="/dev/vda")
     cluster.create("h1", vm.vm_file())
     cluster.godwit("h1", "start", "demo")
-    say("the guest starts on h1: redis, nginx, and a program that dirties 10 MB/s and checks what it wrote")
-    probe = Probe(lab).wait_ready(90)
-    writer = RedisWriter(lab).wait_ready(90)
+    say("the guest starts on h1: redis, nginx, and a program that dirties 5 MB/s and checks what it wrote")
+    probe = Probe(lab).wait_ready(180)
+    writer = RedisWriter(lab).wait_ready(180)
     say("the guest answers; a client writes to redis and a probe asks each millisecond from outside")
     moves = []
     for source, target in (("h1", "h2"), ("h2", "h1")):
