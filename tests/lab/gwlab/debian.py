@@ -46,12 +46,21 @@ def _search(pattern):
     return sorted((n for n in names if re.fullmatch(pattern, n)), key=_version_key)
 
 
+def with_fresh_lists(attempt):
+    """Calls attempt(); if that fails, once more after apt-get update: package lists may be absent on a fresh machine, or too old
+    to name files that still exist."""
+    try:
+        return attempt()
+    except LabError:
+        if os.geteuid() != 0:
+            raise
+    run(["apt-get", "update", "-q"])
+    return attempt()
+
+
 def newest(pattern):
-    """The newest package whose name matches; fetches the package lists if the machine has none yet."""
+    """The newest package whose name matches."""
     names = _search(pattern)
-    if not names and os.geteuid() == 0:
-        run(["apt-get", "update", "-q"])
-        names = _search(pattern)
     if not names:
         raise LabError(f"apt knows no package {pattern} (try: apt-get update)")
     return names[-1]
@@ -73,7 +82,7 @@ def unpacked(key, pattern):
             return target
         work = target.with_name(key + ".new")
         shutil.rmtree(work, ignore_errors=True)
-        deb = download(newest(pattern), work)
+        deb = with_fresh_lists(lambda: download(newest(pattern), work))
         run(["dpkg-deb", "-x", deb, work / "root"])
         deb.unlink()
         os.rename(work / "root", target)

@@ -57,8 +57,9 @@ def _download(work):
     (debs / "partial").mkdir(parents=True)
     (work / "status").write_text("")
     debian.say(f"guest: downloading {' '.join(PACKAGES)} and what they need")
-    debian.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "--download-only", "-o", f"Dir::State::status={work}/status",
-                "-o", f"Dir::Cache::archives={debs}", "-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1", *PACKAGES])
+    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "--download-only", "-o", f"Dir::State::status={work}/status",
+               "-o", f"Dir::Cache::archives={debs}", "-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1", *PACKAGES]
+    debian.with_fresh_lists(lambda: debian.run(command))
     return sorted(debs.glob("*.deb"))
 
 
