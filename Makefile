@@ -99,6 +99,12 @@ $(OUT)/tests/test-%: $(OBJ)/tests/unit/test-%.o $(UNIT_HELP) $(TEST_OBJ)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 
+# Benches of the engine alone, in C: bench/X.c becomes tests/bench-X.
+$(OUT)/tests/bench-%: $(OBJ)/bench/%.o $(UNIT_HELP) $(TEST_OBJ)
+	$(call say,LD,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+
 .PHONY: unit-build unit
 unit-build: $(UNIT)
 unit: $(UNIT)

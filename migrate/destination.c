@@ -96,7 +96,7 @@ static int take_hello(struct gw_move *mv, struct gw_error *err)
 	mv->paused = h->paused || mv->p.paused;
 	version = h->version_max;
 	protobuf_c_message_free_unpacked(msg, NULL);
-	if (r == 0)
+	if (r == 0 && !mv->p.ram_is_zero)
 		r = empty_ram(mv, err);
 	if (r == 0)
 		r = gw_move_journal(mv, GW_JOURNAL_INCOMING, mv->p.epoch, err);

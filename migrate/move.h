@@ -74,6 +74,7 @@ struct gw_move_params {
 	bool digest;          /* source: both ends compare a digest over all RAM */
 	bool clear;           /* bench builds only */
 	bool paused;          /* destination: stay paused whatever the source says */
+	bool ram_is_zero;     /* destination: the caller knows that RAM holds zeros only, touched or not; else it is emptied first */
 	char peer[64];
 };
 
