@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from labtest import LAB_DIR, Lab, Tests, wait_for  # noqa: E402
 
 tests = Tests()
-HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages")
 
 
 def ping(lab, host, target, count=1):

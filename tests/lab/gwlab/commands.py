@@ -44,7 +44,10 @@ def up(args):
     ready = supervisor.launch(state, config)
     lock.close()
     for host in config.hosts:
-        remote.wait_ready(state, host, reclaimed + UP_DEADLINE)
+        try:
+            remote.wait_ready(state, host, reclaimed + UP_DEADLINE)
+        except LabError as e:
+            raise LabError(f"{e}\n{console.last_words(state, host)}") from e
     os.write(ready, b"1")
     os.close(ready)
     how = "hardware KVM" if hardware_kvm() else "emulated"

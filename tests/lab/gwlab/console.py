@@ -12,6 +12,15 @@ from .errors import LabError
 ESCAPE = b"\x1d"  # Ctrl-]
 
 
+def last_words(state, host):
+    """The end of what the console said, for an error message."""
+    try:
+        text = (state.directory / f"{host}.console.log").read_text(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(f"  {host} console: {line}" for line in text.splitlines()[-12:])
+
+
 def show_log(state, host, follow):
     """Prints the console's log; follow goes on until interrupted."""
     path = state.directory / f"{host}.console.log"
