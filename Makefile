@@ -16,7 +16,7 @@ CC ?= gcc
 ifeq ($(origin CC),default)
 CC := gcc
 endif
-PKGS := openssl libprotobuf-c libxxhash liburing libnbd libsystemd jansson inih liblz4 libzstd
+PKGS := openssl libprotobuf-c libxxhash liburing libnbd libsystemd jansson
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 -Wno-unused-parameter -Wno-format-nonliteral
 WERROR ?= $(if $(CI),-Werror)
 OPT ?= -O2 -g
