@@ -169,7 +169,8 @@ void gw_nbd_link_drop(struct gw_nbd *nbd, const char *why)
 	uint64_t now = gw_now_ns();
 
 	if (nbd->state == GW_NBD_UP) {
-		gw_warn_limited(&nbd->limit, "disk %s: connection to %s lost: %s", nbd->name, nbd->uri, why);
+		gw_warn_limited(&nbd->limit, "disk %s: connection to %s lost, requests wait for it: %s", nbd->name, nbd->uri,
+				why);
 		nbd->down_since_ns = now;
 		nbd->retry_ns = now; /* at once, then in intervals */
 	} else {
@@ -200,7 +201,7 @@ void gw_nbd_link_step(struct gw_nbd *nbd)
 	if (nbd->state == GW_NBD_CONNECTING) {
 		r = connect_result(nbd, &err);
 		if (r < 0) {
-			gw_warn_limited(&nbd->limit, "disk %s: %s", nbd->name, gw_error_text(&err));
+			gw_debug("disk %s: %s", nbd->name, gw_error_text(&err));
 			gw_nbd_link_drop(nbd, gw_error_text(&err));
 		} else if (r > 0) {
 			announce_up(nbd);
