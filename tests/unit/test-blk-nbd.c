@@ -12,6 +12,7 @@
 
 #include "lib/buf.h"
 #include "lib/clock.h"
+#include "lib/io.h"
 #include "lib/util.h"
 #include "tests/unit/virtio-guest.h"
 #include "vmm/blk.h"
@@ -38,9 +39,14 @@ static bool have_nbdkit(void)
 	return access("/usr/bin/nbdkit", X_OK) == 0 || access("/usr/sbin/nbdkit", X_OK) == 0;
 }
 
-static bool socket_there(void *arg)
+static bool socket_answers(void *arg)
 {
-	return access(arg, F_OK) == 0;
+	int fd;
+
+	if (gw_unix_connect(arg, &fd, NULL) < 0)
+		return false;
+	close(fd);
+	return true;
 }
 
 /* `delay` is a setting of nbdkit's delay filter, or NULL. */
@@ -61,7 +67,7 @@ static void start_server(struct fixture *f, const char *delay)
 			execlp("nbdkit", "nbdkit", "-f", "-U", f->socket, "file", f->file, NULL);
 		_exit(127);
 	}
-	assert_true(fake_wait(socket_there, f->socket));
+	assert_true(fake_wait(socket_answers, f->socket));
 }
 
 static void stop_server(struct fixture *f)
