@@ -86,7 +86,7 @@ int gw_boot_load_files(struct gw_ram *ram, const char *kernel, const char *initr
 	if (initrd) {
 		r = gw_image_open(&i, initrd, err);
 		if (r == 0 && i.size == 0)
-			r = gw_error_set(err, EINVAL, "%s is empty", initrd);
+			r = gw_error_set(err, EINVAL, "the initrd %s is empty", initrd);
 		req.initrd = &i;
 	}
 	if (r == 0)
