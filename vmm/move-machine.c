@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "lib/util.h"
+#include "vmm/blk.h"
 #include "vmm/cpuid.h"
+#include "vmm/virtio-devices.h"
 #include "vmm/vm-internal.h"
 
 #define STATE_VERSION 1
@@ -39,8 +41,21 @@ static int add_devices(const struct gw_vm *vm, Godwit__StreamMachine *m)
 	return 0;
 }
 
-static int add_disks(const struct gw_vm_config *c, Godwit__StreamMachine *m)
+/* Bytes of disk `i`; 0 when there is no such device. */
+static uint64_t disk_size(struct gw_vm *vm, unsigned i)
 {
+	struct gw_blk_identity id = { .size = 0 };
+	struct gw_blk *blk = gw_vm_disk(vm, i);
+
+	if (blk)
+		gw_blk_identity(blk, &id);
+	return id.size;
+}
+
+static int add_disks(struct gw_vm *vm, Godwit__StreamMachine *m)
+{
+	const struct gw_vm_config *c = gw_vm_config(vm);
+
 	m->disks = calloc(c->ndisks + 1, sizeof(*m->disks));
 	if (!m->disks)
 		return -ENOMEM;
@@ -53,6 +68,7 @@ static int add_disks(const struct gw_vm_config *c, Godwit__StreamMachine *m)
 		m->disks[m->n_disks++] = d;
 		d->name = strdup(c->disks[i].name);
 		d->readonly = c->disks[i].readonly;
+		d->size = disk_size(vm, i);
 		if (!d->name)
 			return -ENOMEM;
 	}
@@ -92,7 +108,7 @@ int gw_move_machine_describe(struct gw_vm *vm, Godwit__StreamMachine **ret, stru
 	m->state_version = STATE_VERSION;
 	m->tsc_khz = vm->tsc_khz;
 	if (!m->name || gw_cpuid_serialize(&vm->cpuid, &cpuid) < 0 || copy_bytes(&m->cpuid, cpuid.data, cpuid.len) < 0 ||
-	    add_devices(vm, m) < 0 || add_disks(c, m) < 0 || add_nets(c, m) < 0) {
+	    add_devices(vm, m) < 0 || add_disks(vm, m) < 0 || add_nets(c, m) < 0) {
 		godwit__stream_machine__free_unpacked(m, NULL);
 		return out_of_memory(err);
 	}
@@ -132,8 +148,10 @@ static int accept_devices(const struct gw_vm *vm, const Godwit__StreamMachine *t
 	return 0;
 }
 
-static int accept_disks(const struct gw_vm_config *c, const Godwit__StreamMachine *theirs, struct gw_error *err)
+static int accept_disks(struct gw_vm *vm, const Godwit__StreamMachine *theirs, struct gw_error *err)
 {
+	const struct gw_vm_config *c = gw_vm_config(vm);
+
 	if (theirs->n_disks != c->ndisks)
 		return gw_error_set(err, ENOTSUP, "the VM has %zu disks at the source and %u here", theirs->n_disks, c->ndisks);
 	for (unsigned i = 0; i < c->ndisks; i++) {
@@ -145,6 +163,9 @@ static int accept_disks(const struct gw_vm_config *c, const Godwit__StreamMachin
 		if (!!d->readonly != c->disks[i].readonly)
 			return gw_error_set(err, ENOTSUP, "disk %s is %s here and not at the source", c->disks[i].name,
 					    c->disks[i].readonly ? "read-only" : "writable");
+		if (d->size && d->size != disk_size(vm, i))
+			return gw_error_set(err, ENOTSUP, "disk %s has %llu bytes here and %llu at the source: not the same disk",
+					    c->disks[i].name, (unsigned long long)disk_size(vm, i), (unsigned long long)d->size);
 	}
 	return 0;
 }
@@ -176,7 +197,7 @@ int gw_move_machine_accept(struct gw_vm *vm, const Godwit__StreamMachine *theirs
 	if (r == 0)
 		r = accept_devices(vm, theirs, err);
 	if (r == 0)
-		r = accept_disks(gw_vm_config(vm), theirs, err);
+		r = accept_disks(vm, theirs, err);
 	if (r == 0)
 		r = accept_nets(gw_vm_config(vm), theirs, err);
 	return r;
