@@ -29,6 +29,7 @@ struct gw_net {
 	int tap;
 	struct gw_io_source *source;
 	uint32_t polled;     /* events that the tap is watched for */
+	bool discard;        /* nobody to receive has arrived yet: drop all that comes */
 	bool gone;           /* the tap was deleted */
 	bool tx_blocked;     /* the tap took no more: watched for EPOLLOUT */
 	uint8_t mac[6];      /* under vd.lock, or stopped */

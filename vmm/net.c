@@ -50,10 +50,31 @@ void gw_net_tap_gone(struct gw_net *net, int error)
 	gw_virtio_config_changed(&net->vd);
 }
 
+static void discard(struct gw_net *net)
+{
+	uint8_t packet[2048];
+	unsigned budget = 64;
+
+	while (budget-- > 0 && read(net->tap, packet, sizeof(packet)) > 0)
+		;
+}
+
+static void stop_discarding(void *arg)
+{
+	struct gw_net *net = to_net(arg);
+
+	net->discard = false;
+	gw_net_watch(net, 0);
+}
+
 static void on_tap(void *arg, uint32_t events)
 {
 	struct gw_net *net = arg;
 
+	if (!net->vd.active && (events & EPOLLIN) && net->discard) {
+		discard(net);
+		return;
+	}
 	if (!net->vd.active) {
 		/* Nothing is watched, and an error would be told forever. */
 		if (events & (EPOLLERR | EPOLLHUP))
@@ -100,6 +121,7 @@ static void net_start(struct gw_virtio *vd)
 	struct gw_net *net = to_net(vd);
 	unsigned flags = offloads(vd);
 
+	net->discard = false;
 	if (net->gone)
 		return;
 	gw_tap_set_offloads(net->tap, flags);
@@ -168,6 +190,8 @@ static int net_load(struct gw_virtio *vd, struct gw_state_reader *r, struct gw_e
 		ret = gw_error_set(err, EPROTO, "state of net %s: a multicast address as its own", vd->name);
 	for (unsigned i = 0; ret == 0 && i < GW_NET_QUEUES; i++)
 		ret = gw_virtio_check_in_flight(vd, i, 0, err);
+	/* The source has stopped: what comes from now on is for the guest. */
+	gw_virtio_call(vd, stop_discarding);
 	/* Whether there is a link is this host's to say. */
 	net->link = (net->link & VIRTIO_NET_S_ANNOUNCE) | (link & VIRTIO_NET_S_LINK_UP);
 	return ret;
@@ -225,12 +249,12 @@ static int watch_fds(struct gw_net *net, struct gw_error *err)
 		return gw_error_errno(err, errno, "cannot make a timer");
 	r = gw_io_add(net->vd.host.io, net->timer, EPOLLIN, on_timer, net, &net->timer_source);
 	if (r == 0)
-		r = gw_io_add(net->vd.host.io, net->tap, 0, on_tap, net, &net->source);
+		r = gw_io_add(net->vd.host.io, net->tap, net->polled, on_tap, net, &net->source);
 	return r < 0 ? gw_error_errno(err, r, "cannot watch the tap") : 0;
 }
 
-int gw_net_new_on(int fd, const char *name, const uint8_t mac[6], const struct gw_devhost *host, struct gw_virtio **ret,
-		  struct gw_error *err)
+int gw_net_new_on(int fd, const char *name, const uint8_t mac[6], bool incoming, const struct gw_devhost *host,
+		  struct gw_virtio **ret, struct gw_error *err)
 {
 	struct gw_net *net = calloc(1, sizeof(*net));
 	int r;
@@ -239,6 +263,8 @@ int gw_net_new_on(int fd, const char *name, const uint8_t mac[6], const struct g
 		close(fd);
 		return gw_error_set(err, ENOMEM, "out of memory");
 	}
+	net->discard = incoming;
+	net->polled = incoming ? EPOLLIN : 0;
 	r = gw_virtio_init(&net->vd, &net_ops, name, host, GW_NET_QUEUES, GW_VQ_MAX_SIZE, net_features, err);
 	net->tap = fd;
 	net->timer = -1;
@@ -270,8 +296,8 @@ void gw_net_default_mac(const char *vm_name, const char *name, uint8_t mac[6])
 	mac[5] = (uint8_t)h;
 }
 
-int gw_net_new(const struct gw_net_config *config, const char *vm_name, const struct gw_devhost *host, struct gw_virtio **ret,
-	       struct gw_error *err)
+int gw_net_new(const struct gw_net_config *config, const char *vm_name, bool incoming, const struct gw_devhost *host,
+	       struct gw_virtio **ret, struct gw_error *err)
 {
 	static const uint8_t none[6];
 	uint8_t mac[6];
@@ -283,5 +309,5 @@ int gw_net_new(const struct gw_net_config *config, const char *vm_name, const st
 	memcpy(mac, config->mac, sizeof(mac));
 	if (!memcmp(mac, none, sizeof(mac)))
 		gw_net_default_mac(vm_name, config->name, mac);
-	return gw_net_new_on(fd, config->name, mac, host, ret, err);
+	return gw_net_new_on(fd, config->name, mac, incoming, host, ret, err);
 }

@@ -52,7 +52,7 @@ static int add_net(struct gw_vm *vm, const struct gw_vm_config *config, unsigned
 		   struct gw_error *err)
 {
 	struct gw_virtio *vd;
-	int r = gw_net_new(&config->nets[i], config->name, host, &vd, err);
+	int r = gw_net_new(&config->nets[i], config->name, config->incoming, host, &vd, err);
 
 	return r < 0 ? r : add(vm, vd, SLOT_NET + i, err);
 }

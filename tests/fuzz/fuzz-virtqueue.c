@@ -62,7 +62,7 @@ static void set_up(void)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, fds) < 0)
 		abort();
 	wire = fds[0];
-	if (gw_net_new_on(fds[1], "net0", mac, &fake->host, &vd, NULL) < 0)
+	if (gw_net_new_on(fds[1], "net0", mac, false, &fake->host, &vd, NULL) < 0)
 		abort();
 	attach(vd, 2);
 	if (gw_console_new(&fake->host, &vd, NULL) < 0)
