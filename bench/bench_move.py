@@ -11,7 +11,9 @@ Modes: Godwit clear (a bench-only build) against QEMU TCP and QEMU multifd; Godw
 """
 
 import argparse
+import contextlib
 import json
+import os
 import subprocess
 import time
 
@@ -70,6 +72,16 @@ class Scene:
         sent = cable_bytes() - sent
         seen = self.probe.result()
         return {"blackout_ms": seen["longest_gap_ms"], "total_ms": total * 1000, "bytes": sent, **details}
+
+
+@contextlib.contextmanager
+def inside_network(lab):
+    """This process is in the lab's network meanwhile; it must be out again before the lab ends, which ends all that is in it."""
+    system.enter_network(State(lab.name).require()["supervisor"])
+    try:
+        yield
+    finally:
+        system.enter_network(os.getppid())
 
 
 def cable_bytes():
@@ -178,8 +190,7 @@ def run(arguments):
     build = TOP / "build/bench/bin"
     subprocess.run(["make", "-s", "-C", TOP, "BENCH=1", "all"], check=True)
     scenarios, ok = {}, True
-    with Lab(hosts=2, with_qemu=True) as lab:
-        system.enter_network(State(lab.name).require()["supervisor"])
+    with Lab(hosts=2, with_qemu=True) as lab, inside_network(lab):
         for host in ("h1", "h2"):
             lab.put(host, *build.iterdir(), "/usr/bin")
         cluster = Cluster(lab, bin=build)
