@@ -31,6 +31,5 @@ struct gw_blk {
 /* Takes all available requests and submits them. */
 void gw_blk_take_requests(struct gw_blk *blk);
 void gw_blk_resubmit_parked(struct gw_blk *blk);
-int gw_blk_digest(const void *data, size_t len, uint8_t digest[32], struct gw_error *err);
 
 #endif

@@ -2,7 +2,6 @@
 /* virtio-blk requests (virtio 1.2 §5.2.6): from a descriptor chain to the back end and back. Device thread only. */
 #include <errno.h>
 #include <linux/virtio_blk.h>
-#include <openssl/evp.h>
 #include <string.h>
 
 #include "lib/util.h"
@@ -280,13 +279,4 @@ void gw_blk_resubmit_parked(struct gw_blk *blk)
 			gw_buf_consume(&blk->parked, sizeof(head));
 	}
 	blk->be->ops->commit(blk->be);
-}
-
-int gw_blk_digest(const void *data, size_t len, uint8_t digest[32], struct gw_error *err)
-{
-	unsigned size;
-
-	if (!EVP_Digest(data, len, digest, &size, EVP_sha256(), NULL))
-		return gw_error_set(err, EIO, "cannot compute a SHA-256");
-	return 0;
 }

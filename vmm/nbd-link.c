@@ -229,7 +229,7 @@ void gw_nbd_link_wait(struct gw_nbd *nbd, int ms)
 	if (nbd->handle) {
 		(void)nbd_poll(nbd->handle, ms);
 	} else {
-		struct timespec pause = { .tv_nsec = (long)(GW_MIN(ms, 10) * (int)GW_NS_PER_MS) };
+		struct timespec pause = { .tv_nsec = ms < 10 ? ms * 1000000l : 10000000l };
 
 		nanosleep(&pause, NULL);
 	}
