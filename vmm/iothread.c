@@ -263,6 +263,7 @@ void gw_iothread_call(struct gw_iothread *io, void (*fn)(void *arg), void *arg)
 	/* The call leaves the list before this function returns. */
 	// cppcheck-suppress autoVariables
 	*io->tail = &c;
+	// cppcheck-suppress autoVariables
 	io->tail = &c.next;
 	pthread_mutex_unlock(&io->lock);
 	wake(io);

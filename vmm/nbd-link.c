@@ -71,9 +71,10 @@ static int begin_connect(struct gw_nbd *nbd, struct gw_error *err)
 	/* Buffers are guest memory, which need not be cleared before it is read into. */
 	(void)nbd_set_pread_initialize(nbd->handle, false);
 	if (nbd_aio_connect_uri(nbd->handle, nbd->uri) < 0) {
-		gw_error_set(err, nbd_get_errno() ?: EIO, "%s: %s", nbd->uri, nbd_get_error() ?: "cannot connect");
+		int r = gw_error_set(err, nbd_get_errno() ?: EIO, "%s: %s", nbd->uri, nbd_get_error() ?: "cannot connect");
+
 		nbd_close(gw_steal_ptr(&nbd->handle));
-		return -err->code;
+		return r;
 	}
 	nbd->state = GW_NBD_CONNECTING;
 	nbd->connect_by_ns = gw_now_ns() + CONNECT_NS;
