@@ -316,6 +316,24 @@ static void state_goes_over(void **state)
 	gw_buf_release(&buf);
 }
 
+/* An interrupt that was on its way at the source may be lost: an arrived device raises one, even with nothing to do. */
+static void arrival_raises_a_spare_interrupt(void **state)
+{
+	struct fixture *f = *state;
+	struct gw_buf buf = GW_BUF_INIT;
+
+	assert_true(guest_start(&f->guest, f->fake, SLOT, UINT64_MAX));
+	get_random(&f->guest);
+	save(f, &buf);
+	f->dev.ops->free(f->dev.self);
+	f->vd = add_rng(f->fake, &f->dev);
+	assert_int_equal(load(&f->dev, &buf), 0);
+	assert_int_equal(fake_raised(f->fake, GUEST_MESSAGE(SLOT, 1)), 0);
+	f->dev.ops->resume(f->dev.self);
+	assert_int_equal(fake_raised(f->fake, GUEST_MESSAGE(SLOT, 1)), 1);
+	gw_buf_release(&buf);
+}
+
 /* Each bit of a state turned over: either refused or harmless, never a crash. */
 static void hostile_state_is_refused_or_harmless(void **state)
 {
@@ -378,6 +396,7 @@ int main(void)
 		T(the_config_window_reaches_the_bar),
 		T(a_broken_queue_stops_its_device_alone),
 		T(state_goes_over),
+		T(arrival_raises_a_spare_interrupt),
 		T(hostile_state_is_refused_or_harmless),
 		T(a_quiesced_device_does_nothing),
 	};
