@@ -29,6 +29,7 @@ struct gw_net {
 	int tap;
 	struct gw_io_source *source;
 	uint32_t polled;     /* events that the tap is watched for */
+	unsigned offloads;   /* as told to the tap */
 	bool discard;        /* nobody to receive has arrived yet: drop all that comes */
 	bool gone;           /* the tap was deleted */
 	bool tx_blocked;     /* the tap took no more: watched for EPOLLOUT */

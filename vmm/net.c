@@ -116,6 +116,15 @@ static unsigned offloads(const struct gw_virtio *vd)
 	return flags;
 }
 
+/* The call waits for a lock of all of the host's network configuration: only when something changes. */
+static void set_offloads(struct gw_net *net, unsigned flags)
+{
+	if (net->offloads == flags)
+		return;
+	net->offloads = flags;
+	gw_tap_set_offloads(net->tap, flags);
+}
+
 static void net_start(struct gw_virtio *vd)
 {
 	struct gw_net *net = to_net(vd);
@@ -124,7 +133,7 @@ static void net_start(struct gw_virtio *vd)
 	net->discard = false;
 	if (net->gone)
 		return;
-	gw_tap_set_offloads(net->tap, flags);
+	set_offloads(net, flags);
 	net->need = flags & (TUN_F_TSO4 | TUN_F_TSO6) ? GW_NET_MAX_PACKET : GW_TAP_HEADER + gw_tap_frame_size(net->tap);
 	if (vd->queues[GW_NET_RX].vq.enabled)
 		gw_net_watch(net, EPOLLIN);
@@ -272,6 +281,9 @@ int gw_net_new_on(int fd, const char *name, const uint8_t mac[6], bool incoming,
 	memcpy(net->mac, mac, sizeof(net->mac));
 	if (r == 0)
 		r = watch_fds(net, err);
+	/* What nearly every guest agrees to; an arriving one then starts without a word to the host. */
+	net->offloads = UINT32_MAX;
+	set_offloads(net, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN);
 	if (r < 0) {
 		net_free(&net->vd);
 		return gw_error_wrap(err, "net %s", name);
