@@ -39,7 +39,7 @@ int gw_tls_new(const char *ca, const char *cert, const char *key, bool server, S
 	SSL_CTX_set_num_tickets(ctx, 0);
 	/* Also checks the purpose: a client's certificate has no serverAuth and cannot answer as a host. */
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
-	SSL_CTX_set_verify_depth(ctx, 1);
+	SSL_CTX_set_verify_depth(ctx, 3);
 	if (SSL_CTX_load_verify_file(ctx, ca) != 1)
 		r = gw_ssl_error(err, EINVAL, "cannot read the CA certificate %s", ca);
 	else if (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1)

@@ -182,11 +182,7 @@ void gw_events_emit(struct gw_events *e, const char *kind, const char *vm, const
 	va_start(ap, fmt);
 	vsnprintf(message, sizeof(message), fmt, ap);
 	va_end(ap);
-	/* Journal and clients want text; a VMM or a peer may have sent anything. */
-	for (unsigned char *p = (unsigned char *)message; *p; p++) {
-		if (*p < ' ' || *p >= 0x7f)
-			*p = '?';
-	}
+	gw_make_printable(message);
 	gw_info("%s%s%s%s%s", vm ?: "", vm ? ": " : "", kind, *message ? ": " : "", message);
 	pthread_mutex_lock(&e->lock);
 	ev = new_event(gw_realtime_ns(), e->next, e->host, kind, vm ?: "", message);

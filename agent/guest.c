@@ -336,6 +336,7 @@ void gw_guest_set_state_locked(struct gw_guest *g, Godwit__VmState state, const 
 	va_start(ap, fmt);
 	vsnprintf(reason, sizeof(reason), fmt, ap);
 	va_end(ap);
+	gw_make_printable(reason);
 	if (before == state && !strcmp(g->record->reason, reason))
 		return;
 	g->record->state = state;
@@ -367,6 +368,7 @@ Godwit__VmInfo *gw_guest_info(struct gw_guest *g)
 {
 	Godwit__VmInfo i = GODWIT__VM_INFO__INIT;
 	const Godwit__VmRecord *rec;
+	char unconfirmed[128];
 	Godwit__VmInfo *ret;
 
 	pthread_mutex_lock(&g->lock);
@@ -375,7 +377,8 @@ Godwit__VmInfo *gw_guest_info(struct gw_guest *g)
 	i.state = rec->state;
 	i.host = g->agent->conf->name;
 	i.epoch = rec->epoch;
-	i.reason = rec->reason;
+	snprintf(unconfirmed, sizeof(unconfirmed), "arrived from %.63s, which has not said yet that it let go", rec->peer);
+	i.reason = g->unconfirmed && !*rec->reason ? unconfirmed : rec->reason;
 	i.pid = g->watched ? (uint32_t)g->pid : 0;
 	i.resident = g->status ? g->status->resident : 0;
 	i.peer = rec->peer;

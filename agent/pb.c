@@ -32,6 +32,14 @@ int gw_pb_set_bytes(ProtobufCBinaryData *field, const void *data, size_t len)
 	return 0;
 }
 
+void gw_make_printable(char *text)
+{
+	for (unsigned char *p = (unsigned char *)text; *p; p++) {
+		if (*p < ' ' || *p >= 0x7f)
+			*p = '?';
+	}
+}
+
 ProtobufCMessage *gw_pb_copy(const ProtobufCMessage *msg)
 {
 	size_t len = protobuf_c_message_get_packed_size(msg);

@@ -20,6 +20,7 @@ int gw_peer_connect(struct gw_agent *a, const char *name, uint64_t deadline_ns, 
 	gw_cleanup(gw_chan_freep) struct gw_chan *c = NULL;
 	gw_autoreply *reply = NULL;
 	char address[280], want[256];
+	struct gw_error why;
 	int r;
 
 	if (!a->tls_client)
@@ -27,7 +28,8 @@ int gw_peer_connect(struct gw_agent *a, const char *name, uint64_t deadline_ns, 
 	r = gw_agent_peer_address(a, name, address, want, err);
 	r = r ?: gw_chan_connect_tls(a->tls_client, address, want, deadline_ns, &c, err);
 	if (r < 0)
-		return r;
+		return gw_error_set(err, EHOSTUNREACH, "host %.63s cannot be reached: %.400s", name,
+				    gw_error_text(memcpy(&why, err, sizeof(why))));
 	req.op_case = GODWIT__AGENT_REQUEST__OP_HELLO;
 	req.hello = &host;
 	r = gw_ask(c, &req, deadline_ns, &reply, err);

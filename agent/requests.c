@@ -319,6 +319,7 @@ int gw_client_reply(struct gw_client *c, int r, const struct gw_error *err, Rep 
 	rep->error = -r;
 	if (r < 0 && gw_pb_set_string(&rep->message, gw_error_text(err)) < 0)
 		return -ENOMEM;
+	gw_make_printable(rep->message);
 	if (fd >= 0 && gw_chan_role(c->chan) == GW_ROLE_LOCAL)
 		return gw_frame_send(gw_chan_fd(c->chan), GW_FRAME_AGENT_REPLY, &rep->base, &fd, 1, deadline);
 	return gw_chan_send(c->chan, GW_FRAME_AGENT_REPLY, &rep->base, deadline);

@@ -73,13 +73,14 @@ int gw_run_spawn(struct gw_guest *g, bool incoming, struct gw_error *err)
 {
 	gw_autofree char *lock = gw_guest_path(g, "lock");
 	gw_autofree char *log = gw_guest_path(g, "vmm.log");
+	gw_autofree char *older = gw_guest_path(g, "vmm.log.1");
 	gw_autofree char *control = gw_guest_control(g);
 	struct gw_vmm_args args;
 	struct gw_process_spec spec = { .program = g->agent->conf->vmm, .argv = args.v, .lock = lock, .log = log };
 	int pidfd = -1, r;
 	pid_t pid;
 
-	if (!lock || !log || !control)
+	if (!lock || !log || !older || !control)
 		return gw_error_set(err, ENOMEM, "out of memory");
 	/* Taps of a VMM that may be alive must not be touched. */
 	if (gw_process_alive(lock) != 0)
@@ -88,7 +89,7 @@ int gw_run_spawn(struct gw_guest *g, bool incoming, struct gw_error *err)
 	if (r < 0)
 		return r;
 	unlink(control);
-	unlink(log);
+	rename(log, older);
 	pthread_mutex_lock(&g->lock);
 	r = gw_pb_set_string(&g->record->boot_id, g->agent->boot_id);
 	r = r < 0 ? r : gw_vmm_args_build(g, incoming, &args);
@@ -180,7 +181,9 @@ int gw_run_start(struct gw_guest *g, struct gw_error *err)
 	r = check_start(g, err);
 	pthread_mutex_lock(&g->lock);
 	if (r == 0) {
-		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_STOPPED, "starting");
+		/* No event: whether it starts is yet to be seen. */
+		g->record->state = GODWIT__VM_STATE__VM_STOPPED;
+		gw_pb_set_string(&g->record->reason, "starting");
 		g->starting = true;
 		pthread_mutex_unlock(&g->lock);
 		r = gw_run_spawn(g, false, err);

@@ -31,6 +31,7 @@ struct connection {
 	struct gw_server *server;
 	enum kind kind;
 	int fd;
+	int place; /* in the gate; local ones have none */
 };
 
 static uint16_t port_of(int fd)
@@ -50,6 +51,7 @@ int gw_server_open(struct gw_agent *a, struct gw_server *s, struct gw_error *err
 	memset(s, 0, sizeof(*s));
 	s->agent = a;
 	s->local_fd = s->tls_fd = s->data_fd = -1;
+	gw_gate_init(&s->gate);
 	r = gw_unix_listen(a->conf->socket, 0660, &s->local_fd, err);
 	if (r == 0 && a->tls_server) {
 		r = gw_tcp_listen(a->conf->listen, &s->tls_fd, err);
@@ -57,8 +59,6 @@ int gw_server_open(struct gw_agent *a, struct gw_server *s, struct gw_error *err
 		if (r == 0)
 			a->data_port = port_of(s->data_fd);
 	}
-	if (r < 0)
-		gw_server_close(s);
 	return r;
 }
 
@@ -69,6 +69,7 @@ void gw_server_close(struct gw_server *s)
 	gw_closep(&s->local_fd);
 	gw_closep(&s->tls_fd);
 	gw_closep(&s->data_fd);
+	gw_gate_release(&s->gate);
 }
 
 /* Until bytes of the next request are there: 0, or -ETIMEDOUT, -ESHUTDOWN. */
@@ -125,6 +126,7 @@ static void connection(void *arg)
 
 	if (conn->kind == KIND_DATA) {
 		gw_dataport_serve(s->agent, conn->fd, deadline);
+		gw_gate_leave(&s->gate, conn->place);
 		s->data--;
 	} else if (conn->kind == KIND_LOCAL) {
 		if (gw_chan_from_unix(conn->fd, &c, &err) == 0)
@@ -132,7 +134,10 @@ static void connection(void *arg)
 		gw_chan_free(c);
 		s->local--;
 	} else {
-		if (gw_chan_accept_tls(s->agent->tls_server, conn->fd, deadline, &c, &err) == 0)
+		int r = gw_chan_accept_tls(s->agent->tls_server, conn->fd, deadline, &c, &err);
+
+		gw_gate_leave(&s->gate, conn->place);
+		if (r == 0)
 			serve(s->agent, c);
 		else
 			gw_warn_limited(&limit, "a connection is refused: %s", gw_error_text(&err));
@@ -147,6 +152,7 @@ static void accept_one(struct gw_server *s, int listener, enum kind kind, _Atomi
 	static struct gw_ratelimit limit;
 	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | (kind == KIND_LOCAL ? 0 : SOCK_NONBLOCK));
 	struct connection *conn;
+	int place;
 
 	if (fd < 0) {
 		/* Out of descriptors: the connection stays in the queue, and we must not spin on it. */
@@ -156,15 +162,18 @@ static void accept_one(struct gw_server *s, int listener, enum kind kind, _Atomi
 		}
 		return;
 	}
-	conn = *count < max ? malloc(sizeof(*conn)) : NULL;
+	place = *count >= max ? -EBUSY : kind == KIND_LOCAL ? 0 : gw_gate_enter(&s->gate, fd);
+	conn = place >= 0 ? malloc(sizeof(*conn)) : NULL;
 	if (conn) {
-		*conn = (struct connection){ s, kind, fd };
+		*conn = (struct connection){ s, kind, fd, place };
 		(*count)++;
 		if (gw_agent_thread(s->agent, connection, conn, NULL) == 0)
 			return;
 		(*count)--;
 		free(conn);
 	}
+	if (place >= 0 && kind != KIND_LOCAL)
+		gw_gate_leave(&s->gate, place);
 	gw_warn_limited(&limit, "too many connections: one is dropped");
 	close(fd);
 }

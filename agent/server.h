@@ -7,15 +7,18 @@
 #define GW_AGENT_SERVER_H
 
 #include "agent/agent.h"
+#include "agent/gate.h"
 
 struct gw_server {
 	struct gw_agent *agent;
 	int local_fd;
 	int tls_fd;  /* -1 without [tls], like the next */
 	int data_fd;
+	struct gw_gate gate;                  /* of remote and data connections before they show who they are */
 	_Atomic unsigned local, remote, data; /* connections now */
 };
 
+/* gw_server_close() in either case. */
 int gw_server_open(struct gw_agent *a, struct gw_server *s, struct gw_error *err);
 /* Accepts until the agent is to end (agent->stop_fd) or `signal_fd` becomes readable. */
 void gw_server_run(struct gw_server *s, int signal_fd);

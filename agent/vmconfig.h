@@ -42,6 +42,8 @@ static inline void gw_vmconfig_freep(Godwit__VmConfig **p)
 int gw_pb_set_string(char **field, const char *value);
 /* Replaces a bytes field by a copy. 0 or -ENOMEM. */
 int gw_pb_set_bytes(ProtobufCBinaryData *field, const void *data, size_t len);
+/* Text of a guest, a VMM or a peer goes to terminals and logs: control characters and bytes past ASCII become '?'. */
+void gw_make_printable(char *text);
 /* Owned deep copy of any message, NULL when out of memory. */
 ProtobufCMessage *gw_pb_copy(const ProtobufCMessage *msg);
 

@@ -24,6 +24,7 @@
 
 /* How often a VMM is asked for its state, should an event have been missed, and its log trimmed. */
 #define TICK_MS 2000
+#define FRAMES_PER_SEC 500
 /* A VMM that was taken over by its guest may claim any epoch; each move and each doubt raises it by one or two. */
 #define EPOCH_LEAP 8
 
@@ -109,6 +110,9 @@ static void take_move_locked(struct gw_guest *g, const Godwit__MoveProgress *mov
 
 	if (!copy)
 		return;
+	gw_make_printable(copy->phase);
+	gw_make_printable(copy->message);
+	gw_make_printable(copy->cipher);
 	if (g->move)
 		godwit__move_progress__free_unpacked(g->move, NULL);
 	g->move = copy;
@@ -158,8 +162,8 @@ static int take_frame(struct gw_guest *g, int fd, struct gw_buf *body)
 		if (!ev)
 			return -EPROTO;
 		take_news(g, ev->status, ev->move);
-		if (!strcmp(ev->kind, "warning") || !strcmp(ev->kind, "reset") || !strcmp(ev->kind, "shutdown"))
-			gw_events_emit(g->agent->events, !strcmp(ev->kind, "warning") ? "warning" : ev->kind, g->name, "%.300s",
+		if (!strcmp(ev->kind, "warning") || !strcmp(ev->kind, "reset"))
+			gw_events_emit(g->agent->events, ev->kind, g->name, "%.300s",
 				       ev->message);
 		godwit__vmm_event__free_unpacked(ev, NULL);
 	} else if (type == GW_FRAME_VMM_REPLY) {
@@ -171,6 +175,17 @@ static int take_frame(struct gw_guest *g, int fd, struct gw_buf *body)
 		godwit__vmm_reply__free_unpacked(reply, NULL);
 	}
 	return 0;
+}
+
+/* No VMM has more to tell than this; one that its guest has taken over would keep us busy. */
+static void pace(uint64_t *second_ns, unsigned *frames)
+{
+	if (gw_now_ns() - *second_ns >= GW_NS_PER_SEC) {
+		*second_ns = gw_now_ns();
+		*frames = 0;
+	}
+	if (++*frames > FRAMES_PER_SEC)
+		usleep(10000);
 }
 
 static void trim_log(struct gw_guest *g)
@@ -201,7 +216,8 @@ static bool follow(struct gw_guest *g, int pidfd)
 {
 	gw_autobuf body = GW_BUF_INIT;
 	gw_autofd fd = -1;
-	uint64_t next_tick = 0;
+	uint64_t next_tick = 0, second_ns = 0, begin_ns = gw_now_ns();
+	unsigned frames = 0;
 
 	while (!g->agent->stopping) {
 		struct pollfd p[3] = { { .fd = pidfd, .events = POLLIN }, { .fd = g->agent->stop_fd, .events = POLLIN } };
@@ -217,13 +233,15 @@ static bool follow(struct gw_guest *g, int pidfd)
 		check_arrival(g, pidfd);
 		p[2] = (struct pollfd){ .fd = fd, .events = POLLIN };
 		/* A VMM that has just been started makes its socket within milliseconds. */
-		wait_ms = fd < 0 ? 10 : gw_ms_until(next_tick);
+		wait_ms = fd >= 0 ? gw_ms_until(next_tick) : gw_now_ns() - begin_ns < 5 * GW_NS_PER_SEC ? 10 : 500;
 		if (poll(p, 3, wait_ms) < 0 && errno != EINTR)
 			return false;
-		if (p[2].revents && take_frame(g, fd, &body) < 0)
+		if (p[2].revents) {
+			pace(&second_ns, &frames);
+			if (take_frame(g, fd, &body) == 0)
+				continue; /* all that it had to say comes before its death */
 			gw_closep(&fd);
-		else if (p[2].revents)
-			continue; /* all that it had to say comes before its death */
+		}
 		if (p[0].revents)
 			return true;
 	}

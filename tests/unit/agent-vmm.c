@@ -441,8 +441,8 @@ static int start(struct fake *f, struct gw_error *err)
 	f->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	pthread_mutex_init(&f->lock, NULL);
 	move_vm_init(&f->vm, RAM_SIZE, 0);
-	f->vm.hot_pages = 64;
-	f->vm.write_rate = 2000;
+	f->vm.hot_pages = 16;
+	f->vm.write_rate = 300;
 	f->inner = move_vm_handle(&f->vm);
 	r = r ?: gw_unix_listen(f->control, 0600, &f->listener, err);
 	r = r ?: gw_journal_open(f->journal_path, &f->journal, err);

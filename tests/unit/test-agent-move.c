@@ -2,10 +2,15 @@
 /* Two agents and the life of a VM on them: start, stop, move, cancel, restart of the agent. */
 #include "cmocka-all.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 
 #include "agent-host.h"
+#include "agent/pki.h"
+#include "lib/clock.h"
+#include "lib/io.h"
 #include "lib/util.h"
 
 static struct agent_lab lab;
@@ -105,7 +110,7 @@ static void test_crash(void **state)
 
 static void test_move(void **state)
 {
-	char out[4096];
+	static char out[1 << 20];
 
 	start_vm("v4", NULL);
 	check(agent_cli(&lab, 0, out, sizeof(out), "move v4 nowhere") == 1 || strstr(out, "nowhere"));
@@ -218,16 +223,78 @@ static void test_agent_restart(void **state)
 	check(agent_cli(&lab, 0, NULL, 0, "rm v7") == 0);
 }
 
+/* Types a line at `godwit console v8` and waits for it to come back (the fake console is an echo). */
+static bool echoes(char **argv)
+{
+	char got[64] = "";
+	int in[2], out[2];
+	size_t used = 0;
+	pid_t pid;
+
+	assert_int_equal(pipe2(in, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	pid = fork();
+	if (pid == 0) {
+		dup2(in[0], 0);
+		dup2(out[1], 1);
+		execv("/proc/self/exe", argv);
+		_exit(127);
+	}
+	close(in[0]);
+	close(out[1]);
+	assert_int_equal(gw_write_full(in[1], "hello\n", 6, GW_NO_DEADLINE), 0);
+	while (used < sizeof(got) - 1 && !strstr(got, "hello\n") && gw_wait_fd(out[0], POLLIN, gw_now_ns() + 60 * GW_NS_PER_SEC) == 0) {
+		ssize_t n = read(out[0], got + used, sizeof(got) - 1 - used);
+
+		if (n <= 0)
+			break;
+		used += (size_t)n;
+		got[used] = '\0';
+	}
+	kill(pid, SIGKILL);
+	agent_cli_wait(pid);
+	close(in[1]);
+	close(out[0]);
+	return strstr(got, "hello\n") != NULL;
+}
+
+/* The serial console, here and from afar. */
+static void test_console(void **state)
+{
+	struct gw_pki_request ann = { .name = "ann", .role = GW_ROLE_CLIENT, .days = 5 };
+	char pki[80], ca[100], cert[100], key[100], host[64];
+	char *local[] = { (char *)"godwit", (char *)"--socket", lab.h[0].socket, (char *)"console", (char *)"v8", NULL };
+	char *remote[] = { (char *)"godwit", (char *)"--host", host, (char *)"--ca", ca, (char *)"--cert", cert,
+			   (char *)"--key", key, (char *)"console", (char *)"v8", NULL };
+
+	snprintf(pki, sizeof(pki), "%s/pki", lab.dir);
+	assert_int_equal(gw_pki_issue(pki, pki, &ann, NULL), 0);
+	snprintf(ca, sizeof(ca), "%s/ca.crt", pki);
+	snprintf(cert, sizeof(cert), "%s/ann.crt", pki);
+	snprintf(key, sizeof(key), "%s/ann.key", pki);
+	snprintf(host, sizeof(host), "h1@127.0.0.1:%u", lab.h[0].port);
+	start_vm("v8", NULL);
+	check(echoes(local));
+	check(echoes(remote));
+	check(agent_cli(&lab, 0, NULL, 0, "stop v8 --force") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "console v8") == 4);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_life),	      cmocka_unit_test(test_start_fails), cmocka_unit_test(test_crash),
-		cmocka_unit_test(test_move),	      cmocka_unit_test(test_move_refused), cmocka_unit_test(test_cancel),
-		cmocka_unit_test(test_agent_restart),
+		cmocka_unit_test_setup_teardown(test_life, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_start_fails, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_crash, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_move, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_move_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cancel, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_agent_restart, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_console, setup, teardown),
 	};
 	int status;
 
 	if (agent_lab_role(argc, argv, &status))
 		return status;
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, NULL, NULL);
 }
