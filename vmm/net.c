@@ -86,8 +86,13 @@ static void on_tap(void *arg, uint32_t events)
 		gw_net_watch(net, net->polled & ~(uint32_t)EPOLLOUT);
 		gw_net_transmit(net);
 	}
-	if (events & (EPOLLIN | EPOLLERR | EPOLLHUP))
+	/* Errors are told even when nothing is watched: by a guest that has no receive queue. */
+	if (!net->vd.queues[GW_NET_RX].vq.enabled) {
+		if (events & (EPOLLERR | EPOLLHUP))
+			gw_net_tap_gone(net, ENODEV);
+	} else if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
 		gw_net_receive(net);
+	}
 }
 
 static void on_timer(void *arg, uint32_t events)

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
+#include <linux/virtio_pci.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -343,6 +344,28 @@ static void a_deleted_tap_is_a_link_down(void **state)
 	assert_true(guest_used(&f->guest, 1, NULL, NULL));
 }
 
+/* A driver that has set up no queue at all, and a tap that goes away. */
+static void a_queueless_guest_is_harmless(void **state)
+{
+	struct fixture *f = *state;
+	struct guest *g = &f->guest;
+
+	assert_true(guest_start(g, f->fake, SLOT, UINT64_MAX));
+	guest_reset(g);
+	guest_common_write(g, VIRTIO_PCI_COMMON_GFSELECT, 1, 4);
+	guest_common_write(g, VIRTIO_PCI_COMMON_GF, 1, 4);
+	guest_common_write(g, VIRTIO_PCI_COMMON_STATUS, 11, 1);
+	guest_common_write(g, VIRTIO_PCI_COMMON_STATUS, 15, 1);
+	for (unsigned i = 0; i < 3; i++)
+		guest_kick(g, i);
+	to_wire(f, HDR + 60, 1);
+	f->dev.ops->announce(f->dev.self);
+	shutdown(f->wire, SHUT_RDWR);
+	assert_true(fake_wait(link_down, g));
+	f->dev.ops->quiesce(f->dev.self);
+	f->dev.ops->resume(f->dev.self);
+}
+
 static void taps_that_are_not_there(void **state)
 {
 	struct fixture *f = *state;
@@ -416,6 +439,7 @@ int main(void)
 		T(arrival_is_announced),
 		T(state_goes_over),
 		T(a_deleted_tap_is_a_link_down),
+		T(a_queueless_guest_is_harmless),
 		T(taps_that_are_not_there),
 		T(the_console_talks_and_remembers),
 	};
