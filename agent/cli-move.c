@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "agent/cli-output.h"
 #include "agent/cli.h"
@@ -24,14 +25,23 @@ struct progress {
 	char last_phase[16];
 };
 
-static void format_bar(const Godwit__MoveProgress *m, char bar[BAR_WIDTH + 1])
+/* Redraws the terminal's line, no wider than it is: a wrapped one could not be redrawn. */
+static void draw_bar(const Godwit__MoveProgress *m, const char *line)
 {
+	struct winsize size = { .ws_col = 0 };
 	uint64_t left = GW_MIN(m->bytes_left, m->ram_bytes);
-	unsigned full = m->ram_bytes ? (unsigned)((m->ram_bytes - left) * BAR_WIDTH / m->ram_bytes) : 0;
+	unsigned columns, width, full;
+	char bar[BAR_WIDTH + 1];
 
-	memset(bar, '-', BAR_WIDTH);
+	ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+	columns = size.ws_col > 20 ? size.ws_col : 80;
+	width = columns > 120 ? BAR_WIDTH : BAR_WIDTH / 2;
+	full = m->ram_bytes ? (unsigned)((m->ram_bytes - left) * width / m->ram_bytes) : 0;
+	memset(bar, '-', width);
 	memset(bar, '#', full);
-	bar[BAR_WIDTH] = '\0';
+	bar[width] = '\0';
+	/* To the start of the line; what was there is cleared to its end. */
+	printf("\r[%s] %.*s\033[K", bar, (int)(columns - width - 4), line);
 }
 
 static void format_line(const Godwit__MoveProgress *m, char *out, size_t size)
@@ -43,15 +53,15 @@ static void format_line(const Godwit__MoveProgress *m, char *out, size_t size)
 	gw_format_size(m->rate, rate, sizeof(rate));
 	gw_format_size(m->dirty_rate, dirty, sizeof(dirty));
 	gw_format_ms(m->eta_ms, eta, sizeof(eta));
-	snprintf(out, size, "%-7.12s round %-2u sent %s, left %s, %s/s, dirty %s/s, blackout ~%.0f ms, ETA %s", m->phase, m->round, sent,
-		 left, rate, dirty, (double)m->predicted_blackout_us / 1000, eta);
+	snprintf(out, size, "%-7.12s #%-3u ETA %s, %s sent, %s left, %s/s, dirty %s/s, blackout ~%.0f ms", m->phase, m->round, eta, sent,
+		 left, rate, dirty, (double)m->predicted_blackout_us / 1000);
 }
 
 static void on_event(void *arg, const Godwit__AgentEvent *ev)
 {
 	struct progress *p = arg;
 	const Godwit__MoveProgress *m = ev->move;
-	char line[240], bar[BAR_WIDTH + 1];
+	char line[240];
 
 	if (!m)
 		return;
@@ -61,9 +71,7 @@ static void on_event(void *arg, const Godwit__AgentEvent *ev)
 	}
 	format_line(m, line, sizeof(line));
 	if (p->terminal) {
-		format_bar(m, bar);
-		/* To the start of the line, and what was there is cleared to its end. */
-		printf("\r[%s] %s\033[K", bar, line);
+		draw_bar(m, line);
 		p->drawn = true;
 	} else if (strncmp(p->last_phase, m->phase, sizeof(p->last_phase) - 1) != 0 || gw_now_ns() - p->last_line_ns >= LINE_NS) {
 		printf("%s\n", line);

@@ -482,6 +482,10 @@ int gw_depart_cancel(struct gw_guest *g, struct gw_error *err)
 		pthread_mutex_unlock(&g->lock);
 		return gw_error_set(err, EALREADY, "no move of VM %s is under way", g->name);
 	}
+	if (g->record->state == GODWIT__VM_STATE__VM_DOUBT) {
+		pthread_mutex_unlock(&g->lock);
+		return gw_error_set(err, EUCLEAN, "too late: whether VM %s is here or there is in doubt", g->name);
+	}
 	g->cancel = true;
 	handed = g->status && g->status->state == GODWIT__VMM_RUN_STATE__VMM_MOVING;
 	pthread_cond_broadcast(&g->changed);

@@ -83,7 +83,10 @@ static void tell(void *arg)
 			break;
 		wait = GW_MIN(wait * 2, 5 * GW_NS_PER_SEC);
 	}
-	if (r < 0 && !t->agent->stopping)
+	if (r == -EEXIST && t->op == GODWIT__AGENT_REQUEST__OP_PEER_ABORT)
+		gw_events_emit(t->agent->events, "warning", NULL, "host %s says of a VM that was resolved to be here: %s. Stop one of them",
+			       t->host, gw_error_text(&err));
+	else if (r < 0 && !t->agent->stopping)
 		gw_events_emit(t->agent->events, "warning", NULL, "host %s could not be told how a move ended: %s", t->host,
 			       gw_error_text(&err));
 	free(t->host);

@@ -206,8 +206,7 @@ void gw_settle_start_locked(struct gw_guest *g)
 	}
 }
 
-/* So that it ends what it holds of the move, or, told otherwise than it knows, protests. */
-static void tell_destination(struct gw_guest *g, bool here)
+void gw_settle_tell(struct gw_guest *g, bool here)
 {
 	gw_autofree char *host = NULL;
 	uint8_t id[GW_ID_LEN];
@@ -250,6 +249,6 @@ int gw_settle_resolve(struct gw_guest *g, bool here, struct gw_error *err)
 		       here ? g->agent->conf->name : g->record->peer);
 	r = apply(g, here, err);
 	if (r == 0)
-		tell_destination(g, here);
+		gw_settle_tell(g, here);
 	return r;
 }

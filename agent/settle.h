@@ -10,6 +10,11 @@
 
 /* With g->lock held: starts the thread if there is none. */
 void gw_settle_start_locked(struct gw_guest *g);
+/*
+ * Tells the other side of the last move away, in the background, whose the VM is (`here`: ours): so that it ends what it holds
+ * of the move or, knowing otherwise, protests.
+ */
+void gw_settle_tell(struct gw_guest *g, bool here);
 /* The operator's word. */
 int gw_settle_resolve(struct gw_guest *g, bool here, struct gw_error *err);
 

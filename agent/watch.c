@@ -393,11 +393,13 @@ void gw_watch_adopt(struct gw_guest *g)
 	gw_autofree char *lock = gw_guest_path(g, "lock");
 	struct gw_error err = GW_ERROR_INIT;
 	int pidfd = -1, r;
-	bool undo, live;
+	Godwit__VmState before;
+	bool undo, live, ended, moved;
 	pid_t pid = 0;
 
 	r = lock ? gw_process_find(lock, &pid, &pidfd) : -ENOMEM;
 	pthread_mutex_lock(&g->lock);
+	before = g->record->state;
 	if (r == 0) {
 		gw_info("VM %s: adopting its VMM, process %d", g->name, (int)pid);
 		g->attach_deadline_ns = gw_now_ns() + GW_ATTACH_TIMEOUT;
@@ -415,10 +417,15 @@ void gw_watch_adopt(struct gw_guest *g)
 	if (r < 0 && err.code)
 		gw_events_emit(g->agent->events, "warning", g->name, "%s", gw_error_text(&err));
 	undo = g->record->state == GODWIT__VM_STATE__VM_STATE_NONE;
+	ended = before == GODWIT__VM_STATE__VM_MOVING && !g->watched && g->record->state != GODWIT__VM_STATE__VM_DOUBT;
+	moved = g->record->state == GODWIT__VM_STATE__VM_MOVED;
 	live = g->watched || gw_vm_state_is_live(g->record->state);
 	pthread_mutex_unlock(&g->lock);
 	if (!live)
 		gw_net_teardown(g);
 	if (undo)
 		gw_guest_remove(g);
+	/* A move ended while we were away. */
+	if (ended)
+		gw_settle_tell(g, !moved);
 }
