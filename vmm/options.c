@@ -146,7 +146,8 @@ int gw_options_parse_net(struct gw_vm_config *config, const char *text, struct g
 		else
 			break;
 	}
-	if (strncmp(copy, "tap=", 4))
+	/* A comma that is left: an option nobody knows, though Linux would take it in an interface's name. */
+	if (strncmp(copy, "tap=", 4) || strchr(copy, ','))
 		return gw_error_set(err, EINVAL, "--net %s: want tap=INTERFACE[,mac=M][,name=N]", text);
 	if (gw_parse_ifname(copy + 4, err) < 0 || (mac && gw_parse_mac(mac, net.mac, err) < 0) ||
 	    (name && gw_parse_name(name, "network card's name", err) < 0))
