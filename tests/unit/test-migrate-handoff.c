@@ -107,6 +107,9 @@ static void child(bool source, const struct world *w, const char *failpoints, in
 	result |= end.doubted ? DOUBTED : 0;
 	result |= move_end_phase(&end) == GW_MOVE_DONE ? DONE : STAYED;
 	result |= move_vm_running(&vm) ? RUNS : 0;
+	gw_move_free(mv);
+	move_vm_release(&vm);
+	gw_journal_close(j);
 	_exit(result);
 }
 
