@@ -17,7 +17,7 @@ build/fuzz/obj/gen/%.o: $(GEN)/%.c Makefile | $(GEN_H)
 	$(Q)mkdir -p $(@D)
 	$(Q)clang $(FUZZ_CFLAGS) $(PKG_CFLAGS) -c -o $@ $<
 # A guest without KVM, shared with the unit tests.
-build/fuzz/bin/fuzz-virtqueue build/fuzz/bin/fuzz-virtio-pci: build/fuzz/obj/tests/unit/fake-host.o build/fuzz/obj/tests/unit/virtio-guest.o
+build/fuzz/bin/fuzz-virtqueue build/fuzz/bin/fuzz-virtio-pci build/fuzz/bin/fuzz-virtio-state: build/fuzz/obj/tests/unit/fake-host.o build/fuzz/obj/tests/unit/virtio-guest.o
 build/fuzz/bin/%: build/fuzz/obj/tests/fuzz/%.o $(FUZZ_OBJ)
 	$(call say,LD-FZ,$@)
 	$(Q)mkdir -p $(@D)
