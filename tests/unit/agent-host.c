@@ -146,14 +146,34 @@ static void kill_one(pid_t pid, const char *cmdline, size_t len, void *arg)
 	kill(pid, SIGKILL);
 }
 
+static bool sanitizer_spoke;
+
+/* What a sanitizer found in an agent or a VMM stands in its log alone. */
+static int check_log(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	gw_autofree char *text = NULL;
+	size_t len;
+
+	if (type != FTW_F || !strstr(path, ".log") || gw_read_file(path, 8 << 20, &text, &len, NULL) < 0)
+		return 0;
+	if (strstr(text, "Sanitizer") || strstr(text, "runtime error:")) {
+		printf("---- %s\n%s\n", path, text);
+		sanitizer_spoke = true;
+	}
+	return 0;
+}
+
 void agent_lab_release(struct agent_lab *lab)
 {
 	for (unsigned i = 0; i < lab->nhosts; i++)
-		agent_host_kill(lab, i, SIGKILL);
+		agent_host_kill(lab, i, SIGTERM);
 	each_vmm(lab, kill_one, NULL);
 	for (int i = 0; i < 500 && each_vmm(lab, NULL, NULL) > 0; i++)
 		usleep(10000);
+	sanitizer_spoke = false;
+	nftw(lab->dir, check_log, 16, FTW_PHYS);
 	nftw(lab->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	assert_false(sanitizer_spoke);
 }
 
 unsigned agent_vmms(struct agent_lab *lab)
