@@ -46,7 +46,7 @@ int gw_bzimage_parse(const char *name, const uint8_t *head, size_t len, uint64_t
 		     struct gw_error *err)
 {
 	struct setup_header h;
-	uint64_t setup_size, payload_size;
+	uint64_t setup_size, payload_size, init_size, alignment;
 	uint32_t header_end;
 	int r;
 
@@ -73,12 +73,14 @@ int gw_bzimage_parse(const char *name, const uint8_t *head, size_t len, uint64_t
 	if (payload_size <= ENTRY_64)
 		return gw_error_set(err, EINVAL, "%s: a kernel of %llu bytes has no 64-bit entry", name,
 				    (unsigned long long)payload_size);
+	init_size = GW_MAX((uint64_t)h.init_size, payload_size);
+	alignment = GW_MAX((uint64_t)h.kernel_alignment, (uint64_t)GW_PAGE_SIZE);
 	*ret = (struct gw_bzimage){
 		.payload_offset = setup_size,
 		.payload_size = payload_size,
-		.init_size = GW_MAX((uint64_t)h.init_size, payload_size),
+		.init_size = init_size,
 		.pref_address = h.pref_address,
-		.alignment = GW_MAX(h.kernel_alignment, (uint32_t)GW_PAGE_SIZE),
+		.alignment = alignment,
 		.relocatable = h.relocatable_kernel,
 		.initrd_max = h.initrd_addr_max ? h.initrd_addr_max : 0x37ffffff,
 		.cmdline_max = h.cmdline_size ? h.cmdline_size : 255,

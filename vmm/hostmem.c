@@ -22,7 +22,7 @@ int gw_meminfo_available(const char *text, uint64_t *ret)
 
 int gw_hostmem_check(uint64_t bytes, struct gw_error *err)
 {
-	gw_autofile *f = fopen("/proc/meminfo", "re");
+	FILE *f = fopen("/proc/meminfo", "re");
 	char text[4096];
 	uint64_t available;
 	size_t n;
@@ -30,6 +30,7 @@ int gw_hostmem_check(uint64_t bytes, struct gw_error *err)
 	if (!f)
 		return 0; /* no /proc: then there is nothing to be told by */
 	n = fread(text, 1, sizeof(text) - 1, f);
+	fclose(f);
 	text[n] = '\0';
 	if (gw_meminfo_available(text, &available) < 0 || bytes <= available)
 		return 0;

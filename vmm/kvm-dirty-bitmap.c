@@ -73,10 +73,11 @@ static bool any_set(const uint64_t *words, size_t count)
 static int clear_slot(struct gw_dirty_bitmap *bm, uint32_t slot, uint64_t pages)
 {
 	for (uint64_t first = 0; first < pages; first += CLEAR_PAGES) {
+		uint64_t count = GW_MIN((uint64_t)CLEAR_PAGES, pages - first);
 		struct kvm_clear_dirty_log log = {
 			.slot = slot,
 			.first_page = first,
-			.num_pages = (uint32_t)GW_MIN((uint64_t)CLEAR_PAGES, pages - first),
+			.num_pages = (uint32_t)count,
 			.dirty_bitmap = &bm->words[first / 64],
 		};
 		int r;

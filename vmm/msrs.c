@@ -151,16 +151,17 @@ static int set_batch(int vcpu_fd, struct batch *batch, unsigned count, struct gw
 
 int gw_msrs_set(int vcpu_fd, struct gw_ram *ram, const struct gw_buf *msrs, uint64_t *deadline, struct gw_error *err)
 {
-	gw_autofree struct batch *batch = calloc(1, sizeof(*batch));
+	gw_autofree struct batch *batch = NULL;
 	unsigned total = (unsigned)(msrs->len / sizeof(struct kvm_msr_entry)), count = 0;
 	uint8_t saved[WALL_CLOCK_BYTES];
 	uint64_t wall_clock = 0;
 	int r;
 
-	if (!batch)
-		return gw_error_set(err, ENOMEM, "out of memory");
 	if (msrs->len % sizeof(struct kvm_msr_entry) || total > GW_MAX_MSRS)
 		return gw_error_set(err, EPROTO, "the list of model-specific registers has a wrong size");
+	batch = calloc(1, sizeof(*batch));
+	if (!batch)
+		return gw_error_set(err, ENOMEM, "out of memory");
 	*deadline = 0;
 	for (unsigned i = 0; i < total; i++) {
 		struct kvm_msr_entry e;

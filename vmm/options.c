@@ -89,14 +89,15 @@ static char *cut_option(char *text, const char *flag, const char *key)
 
 int gw_options_parse_disk(struct gw_vm_config *config, const char *text, struct gw_error *err)
 {
-	gw_autofree char *copy = strdup(text);
+	gw_autofree char *copy = NULL;
 	struct gw_disk_config disk = { 0 };
 	const char *name = NULL;
 
-	if (!copy)
-		return gw_error_set(err, ENOMEM, "out of memory");
 	if (config->ndisks == GW_MAX_DISKS)
 		return gw_error_set(err, EINVAL, "more than %d disks", GW_MAX_DISKS);
+	copy = strdup(text);
+	if (!copy)
+		return gw_error_set(err, ENOMEM, "out of memory");
 	for (;;) {
 		const char *value;
 
@@ -128,14 +129,15 @@ static bool mac_is_zero(const uint8_t mac[6])
 
 int gw_options_parse_net(struct gw_vm_config *config, const char *text, struct gw_error *err)
 {
-	gw_autofree char *copy = strdup(text);
+	gw_autofree char *copy = NULL;
 	struct gw_net_config net = { 0 };
 	const char *name = NULL, *mac = NULL;
 
-	if (!copy)
-		return gw_error_set(err, ENOMEM, "out of memory");
 	if (config->nnets == GW_MAX_NETS)
 		return gw_error_set(err, EINVAL, "more than %d network cards", GW_MAX_NETS);
+	copy = strdup(text);
+	if (!copy)
+		return gw_error_set(err, ENOMEM, "out of memory");
 	for (;;) {
 		const char *value;
 

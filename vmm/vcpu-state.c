@@ -200,7 +200,7 @@ int gw_vcpu_state_set(struct gw_vcpu *vcpu, const struct gw_vcpu_state *st, cons
 {
 	struct gw_vm *vm = gw_vcpu_vm(vcpu);
 	struct gw_vcpu_state copy = *st; /* ioctls take pointers to non-const */
-	uint64_t deadline;
+	uint64_t deadline = 0;
 	int r;
 
 	r = call(vcpu, KVM_SET_REGS, &copy.regs, "set registers", err);
