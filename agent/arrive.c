@@ -11,7 +11,6 @@
 #include "agent/vmconfig.h"
 #include "agent/watch.h"
 #include "lib/clock.h"
-#include "lib/failpoint.h"
 #include "lib/log.h"
 #include "lib/util.h"
 #include "migrate/journal.h"
@@ -40,16 +39,16 @@ static void own_locked(struct gw_guest *g, Godwit__VmState state, const char *re
 	/* Should this fail, the record below says the same to whoever asks. */
 	if (decide_locked(g, GODWIT__MOVE_SIDE__MOVE_DESTINATION, reason, &err) < 0)
 		gw_events_emit(g->agent->events, "warning", g->name, "%s", gw_error_text(&err));
-	gw_failpoint(GW_FP_DST_DECIDED);
+	gw_guest_failpoint_locked(g, GW_FP_DST_DECIDED);
 	g->unconfirmed = true;
 	gw_guest_set_state_locked(g, state, "%s", reason);
 	gw_guest_end_locked(g);
-	gw_failpoint(GW_FP_DST_COMMITTED);
+	gw_guest_failpoint_locked(g, GW_FP_DST_COMMITTED);
 }
 
 void gw_arrive_arrived_locked(struct gw_guest *g, Godwit__VmState state)
 {
-	gw_failpoint(GW_FP_DST_ARRIVED);
+	gw_guest_failpoint_locked(g, GW_FP_DST_ARRIVED);
 	gw_events_emit(g->agent->events, "move-arrived", g->name, "from %s, epoch %llu", g->record->peer,
 		       (unsigned long long)g->record->epoch);
 	own_locked(g, state, "");
@@ -67,7 +66,7 @@ static void give_back_locked(struct gw_guest *g, const char *how)
 		return;
 	}
 	gw_events_emit(g->agent->events, "move-undone", g->name, "the move from %s came to nothing: %s", g->record->peer, reason);
-	gw_failpoint(GW_FP_DST_UNDO);
+	gw_guest_failpoint_locked(g, GW_FP_DST_UNDO);
 	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_STATE_NONE, "%s", reason);
 }
 

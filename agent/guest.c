@@ -11,6 +11,7 @@
 #include "agent/vmconfig.h"
 #include "agent/watch.h"
 #include "lib/clock.h"
+#include "lib/failpoint.h"
 #include "lib/io.h"
 #include "lib/log.h"
 #include "lib/parse.h"
@@ -348,6 +349,13 @@ void gw_guest_set_state_locked(struct gw_guest *g, Godwit__VmState state, const 
 	if (before != state)
 		gw_events_emit(g->agent->events, kind, g->name, "%s", reason);
 	pthread_cond_broadcast(&g->changed);
+}
+
+void gw_guest_failpoint_locked(struct gw_guest *g, const char *name)
+{
+	pthread_mutex_unlock(&g->lock);
+	gw_failpoint(name);
+	pthread_mutex_lock(&g->lock);
 }
 
 int gw_guest_wait_locked(struct gw_guest *g, uint64_t deadline_ns)

@@ -83,6 +83,12 @@ int gw_guest_save_locked(struct gw_guest *g, struct gw_error *err);
 /* With g->lock held; waits on g->changed. -ETIMEDOUT, or -ESHUTDOWN when the agent ends. */
 int gw_guest_wait_locked(struct gw_guest *g, uint64_t deadline_ns);
 
+/*
+ * A failpoint (lib/failpoint.h) with g->lock held: drops it meanwhile, so that the VM can be looked at while a test waits there. What others
+ * may decide in the window is the same, by the same durable records.
+ */
+void gw_guest_failpoint_locked(struct gw_guest *g, const char *name);
+
 /* STATE/vms/NAME/FILE; `file` NULL: the folder. Owned, or NULL when out of memory. */
 char *gw_guest_path(const struct gw_guest *g, const char *file);
 /* The VMM's control socket. Owned. */

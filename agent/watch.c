@@ -15,7 +15,6 @@
 #include "agent/vmconfig.h"
 #include "agent/vmmctl.h"
 #include "lib/clock.h"
-#include "lib/failpoint.h"
 #include "lib/io.h"
 #include "lib/log.h"
 #include "lib/util.h"
@@ -260,7 +259,7 @@ static void conclude_locked(struct gw_guest *g, bool well, const char *how)
 	if (log)
 		gw_process_last_words(log, words, sizeof(words));
 	if (r == 0 && j.state == GW_JOURNAL_RELEASED && j.epoch > g->record->epoch) {
-		gw_failpoint(GW_FP_SRC_RELEASED);
+		gw_guest_failpoint_locked(g, GW_FP_SRC_RELEASED);
 		g->record->epoch = j.epoch;
 		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "moved to %s",
 					  *j.peer ? j.peer : g->record->peer);
