@@ -52,8 +52,10 @@ int gw_call(struct gw_chan *c, const Godwit__AgentRequest *req, gw_call_event_fn
 
 int gw_reply_check(const Godwit__AgentReply *reply, struct gw_error *err)
 {
-	int code = reply->error;
+	int code = reply ? reply->error : EPROTO;
 
+	if (!reply)
+		return gw_error_set(err, code, "there is no reply");
 	if (code == 0)
 		return 0;
 	if (code < 0 || code > 4095)
