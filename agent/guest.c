@@ -346,7 +346,8 @@ void gw_guest_set_state_locked(struct gw_guest *g, Godwit__VmState state, const 
 	if (gw_guest_save_locked(g, &err) < 0)
 		gw_warn("VM %s: %s", g->name, gw_error_text(&err));
 	snprintf(kind, sizeof(kind), "vm-%s", gw_vm_state_word(state));
-	if (before != state)
+	/* One that was given back has an event of its own, and is gone. */
+	if (before != state && state != GODWIT__VM_STATE__VM_STATE_NONE)
 		gw_events_emit(g->agent->events, kind, g->name, "%s", reason);
 	pthread_cond_broadcast(&g->changed);
 }
