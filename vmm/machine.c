@@ -26,6 +26,9 @@ struct gw_machine {
 	struct gw_move_progress progress;
 };
 
+/* From the VM's release to this process's end. */
+#define CLEAR_AFTER_US (300 * 1000)
+
 static Godwit__VmmRunState run_state(const struct gw_machine *m)
 {
 	if (m->ended)
@@ -90,7 +93,8 @@ void gw_machine_end(struct gw_machine *m, int code, const char *reason)
 	if (m->ended)
 		return;
 	m->ended = true;
-	set_reason(m, reason);
+	if (reason != m->reason)
+		set_reason(m, reason);
 	tell(m, "shutdown", m->reason, NULL);
 	(void)sd_event_exit(m->loop, code);
 }
@@ -167,6 +171,23 @@ static void on_progress(void *arg, const struct gw_move_progress *p)
 	tell(arg, "move", (char *)p->message, &msg);
 }
 
+static int on_cleared(sd_event_source *s, uint64_t usec, void *arg)
+{
+	gw_machine_end(arg, GW_EXIT_ENDED, "moved away");
+	return 0;
+}
+
+/*
+ * Giving back a VM's memory and KVM's structures is work for some processor; the guest has just begun to run at the destination with cold
+ * caches, and where both hosts share one it waits for it. So the end comes a little later than the news of it.
+ */
+static void end_after_a_while(struct gw_machine *m)
+{
+	tell(m, "state", "moved away", NULL);
+	if (sd_event_add_time_relative(m->loop, NULL, CLOCK_MONOTONIC, CLEAR_AFTER_US, 0, on_cleared, m) < 0)
+		gw_machine_end(m, GW_EXIT_ENDED, "moved away");
+}
+
 static void on_move_state(void *arg, enum gw_vm_move_state state, const char *why)
 {
 	struct gw_machine *m = arg;
@@ -174,9 +195,12 @@ static void on_move_state(void *arg, enum gw_vm_move_state state, const char *wh
 	set_reason(m, why ? why : "");
 	switch (state) {
 	case GW_VM_MOVE_GONE:
-		if (m->reason[0])
-			gw_error_log("the move failed: %s", m->reason);
-		gw_machine_end(m, m->reason[0] ? GW_EXIT_FAILED : GW_EXIT_ENDED, m->reason[0] ? m->reason : "moved away");
+		if (!m->reason[0]) {
+			end_after_a_while(m);
+			return;
+		}
+		gw_error_log("the move failed: %s", m->reason);
+		gw_machine_end(m, GW_EXIT_FAILED, m->reason);
 		return;
 	case GW_VM_MOVE_NONE:
 		(void)sd_event_source_set_enabled(m->events, SD_EVENT_ON);
