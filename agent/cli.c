@@ -51,7 +51,7 @@ static const struct argp_option all_options[] = {
 	{ "force", OPT_FORCE, NULL, 0, "Pull the plug instead of pressing the power button", 0 },
 	{ "all", OPT_ALL, NULL, 0, "Also VMs that have moved away", 0 },
 	{ "timeout", OPT_STOP_TIMEOUT, "SECONDS", 0, "How long to wait for the guest to power off (default 90)", 0 },
-	{ "downtime", OPT_DOWNTIME, "MS", 0, "Blackout to stay below (default 50)", 0 },
+	{ "downtime", OPT_DOWNTIME, "MS", 0, "Blackout to stay below (default 50, and up to 300 once further rounds gain nothing)", 0 },
 	{ "timeout", OPT_MOVE_TIMEOUT, "SECONDS", 0, "How long to copy before --policy applies (default: for ever)", 0 },
 	{ "policy", OPT_POLICY, "fail|stop", 0, "Past the timeout: end the move, or stop the VM and finish (default fail)", 0 },
 	{ "channels", OPT_CHANNELS, "N", 0, "Data channels, 1 to 16 (default 2)", 0 },

@@ -298,7 +298,8 @@ static int start(bool source, const struct gw_move_params *params, const struct 
 	mv->source = source;
 	mv->epoch = params->own_epoch;
 	mv->started_ns = gw_now_ns();
-	if (mv->p.downtime_ms == 0)
+	mv->p.default_downtime = mv->p.downtime_ms == 0;
+	if (mv->p.default_downtime)
 		mv->p.downtime_ms = 50;
 	memcpy(mv->progress.move_id, params->move_id, GW_MOVE_ID_LEN);
 	mv->progress.ram_bytes = gw_ram_size(vm->ram);

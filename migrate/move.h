@@ -67,7 +67,8 @@ struct gw_move_params {
 	uint64_t own_epoch;   /* source: that it owns now */
 	unsigned channels;    /* data channels, 1 to GW_STREAM_MAX_CHANNELS */
 	int fds[GW_STREAM_MAX_CHANNELS + 1]; /* control, then data; the rest -1 */
-	uint64_t downtime_ms; /* target; 0: 50 */
+	uint64_t downtime_ms; /* target; 0: 50, and up to 300 once rounds gain nothing any more */
+	bool default_downtime; /* set by the engine: downtime_ms was 0 */
 	uint64_t timeout_ms;  /* of the copying; 0: none */
 	bool timeout_stops;   /* past it stop the VM and finish; else fail */
 	uint64_t bandwidth;   /* bytes/s, 0: no cap */

@@ -18,6 +18,12 @@
 #define STATE_NS (8 * GW_NS_PER_MS)
 /* Rounds that are run although the target is met. */
 #define EXTRA_ROUNDS 3
+/*
+ * A guest may dirty each round as much as one can send, just above the target, for ever. Where the operator named no target, so many
+ * rounds without anything gained mean that a blackout of up to so many times the default is taken.
+ */
+#define PLATEAU_ROUNDS 12
+#define PLATEAU_TARGETS 6
 
 struct gw_precopy {
 	struct gw_move *mv;
@@ -35,7 +41,8 @@ struct gw_precopy {
 	uint64_t synced_ns;     /* last look at the log, when it began */
 	uint64_t sync_cost_ns;  /* how long it took */
 	uint64_t reported_ns;
-	uint64_t round_pages;   /* pages in `now` */
+	uint64_t best_left;     /* the least that a round left to send, */
+	unsigned best_age;      /* and how many rounds ago */
 	uint64_t base_bytes, base_ns; /* rate shown: since then */
 	double rate;            /* bytes/s on the wire, acknowledged; 0 = unknown */
 	double dirty_rate;      /* bytes/s */
@@ -53,6 +60,7 @@ int gw_precopy_new(struct gw_move *mv, struct gw_senders *senders, uint64_t rtt_
 	pc->mv = mv;
 	pc->senders = senders;
 	pc->rtt_ns = rtt_ns;
+	pc->best_left = UINT64_MAX;
 	pc->words = gw_ram_bitmap_words(mv->vm.ram);
 	pc->now = malloc(pc->words * sizeof(uint64_t));
 	pc->next = calloc(pc->words, sizeof(uint64_t));
@@ -245,6 +253,17 @@ static void learn_rate(struct gw_precopy *pc, uint64_t bytes, uint64_t spent_ns)
 		pc->rate = 0.7 * pc->rate + 0.3 * sample;
 }
 
+/* True when rounds no longer make what is left clearly smaller. */
+static bool on_plateau(struct gw_precopy *pc, uint64_t left)
+{
+	if (left < pc->best_left - pc->best_left / 8) {
+		pc->best_left = left;
+		pc->best_age = 0;
+		return false;
+	}
+	return ++pc->best_age >= PLATEAU_ROUNDS;
+}
+
 /* True when the VM is to be stopped now, with `left` bytes to send. */
 static bool time_to_stop(struct gw_precopy *pc, uint64_t left)
 {
@@ -252,6 +271,8 @@ static bool time_to_stop(struct gw_precopy *pc, uint64_t left)
 	uint64_t target = pc->mv->p.downtime_ms * GW_NS_PER_MS;
 	uint64_t round_ns, after;
 
+	if (on_plateau(pc, left) && pc->mv->p.default_downtime && predicted <= PLATEAU_TARGETS * target)
+		return true;
 	/* Where the fixed cost alone is past the target, no round can help: then the rest need only be negligible. */
 	if (predicted > target)
 		return pc->rate > 0 && predicted - fixed_ns(pc) <= 2 * GW_NS_PER_MS;

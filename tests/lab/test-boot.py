@@ -92,7 +92,7 @@ def boots_across_the_hole(lab):
     vm = Vm(lab, "--memory", "3584M", "--cpus", "2", "--overcommit")
     try:
         vm.wait_console("GUEST-READY")
-        vm.ask("echo total-$(($(sed -n \"s/MemTotal: *\\([0-9]*\\).*/\\1/p\" /proc/meminfo)/1024/1024))", "total-3\n".strip())
+        vm.ask("set -- $(grep MemTotal /proc/meminfo); echo total-$(($2/1048576))", "total-3")
         vm.type("poweroff -f")
         assert vm.wait_end() == 0
     finally:

@@ -158,11 +158,16 @@ static void settle(struct world *w)
 
 	/* End of file: the child has ended without doubt. */
 	if (read(w->s.news, &c, 1) == 1) {
-		r = gw_journal_abort_if_not_owner(w->d.journal, move_id, true, NULL, &err);
-		if (r == -EBUSY) { /* it lives: wait for its end, or for the owner's record */
-			struct gw_journal_entry e = { .state = GW_JOURNAL_NONE };
-			uint64_t deadline = gw_now_ns() + 20 * GW_NS_PER_SEC;
+		/*
+		 * Held: it lives, or it dies just now and the kernel closes its journal after its connection. An agent waits for
+		 * certainty by a pidfd; here a process that still holds it after a while lives, and its journal will say who owns.
+		 */
+		uint64_t dying = gw_now_ns() + 3 * GW_NS_PER_SEC, deadline = gw_now_ns() + 20 * GW_NS_PER_SEC;
+		struct gw_journal_entry e = { .state = GW_JOURNAL_NONE };
 
+		while ((r = gw_journal_abort_if_not_owner(w->d.journal, move_id, true, NULL, &err)) == -EBUSY && gw_now_ns() < dying)
+			usleep(1000);
+		if (r == -EBUSY) {
 			while (gw_now_ns() < deadline && e.state != GW_JOURNAL_OWNER && e.state != GW_JOURNAL_ABORTED)
 				assert_int_equal(gw_journal_read(w->d.journal, &e, &err), 0);
 			r = e.state == GW_JOURNAL_OWNER ? -EEXIST : 0;
