@@ -88,8 +88,10 @@ class Cluster:
         return info["state"] if info else None
 
     def running_on(self, vm):
-        """The hosts that run the VM's vCPUs, by their own word."""
-        return [host for host in self.hosts if self.state(host, vm) in ("running", "moving")]
+        """The hosts that run the VM's vCPUs, by their own word. One that moves runs until it is stopped for the switch-over."""
+        def runs(info):
+            return info["state"] == "running" or (info["state"] == "moving" and info["move"]["phase"] in ("", "connect", "copy"))
+        return [host for host in self.hosts if (info := self.show(host, vm)) and runs(info)]
 
     def create(self, host, text):
         with tempfile.TemporaryDirectory() as work:

@@ -45,7 +45,7 @@ def demo(lab):
     say("two hosts are up; starting their agents")
     cluster = Cluster(lab)
     disk = SharedDisk(lab, image=guest("rootfs"))
-    vm = Guest(lab, name="demo", memory_mib=384, cpus=2, jobs="heartbeat,redis,dirty:5:16", disk=disk.uri, root="/dev/vda")
+    vm = Guest(lab, name="demo", memory_mib=384, cpus=1, jobs="heartbeat,redis,dirty:5:16", disk=disk.uri, root="/dev/vda")
     cluster.create("h1", vm.vm_file())
     cluster.godwit("h1", "start", "demo")
     say("the guest starts on h1: redis, nginx, and a program that dirties 5 MB/s and checks what it wrote")

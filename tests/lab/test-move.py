@@ -55,7 +55,7 @@ def ten_moves_with_the_bitmap(lab):
 @tests.test
 def redis_goes_on_and_the_clock_is_right(lab):
     disk = SharedDisk(lab, image=guest("rootfs"))
-    cluster = cluster_with(lab, jobs="heartbeat,redis", memory_mib=384, cpus=2, disk=disk.uri, root="/dev/vda")
+    cluster = cluster_with(lab, jobs="heartbeat,redis", memory_mib=384, cpus=1, disk=disk.uri, root="/dev/vda")
     probe = Probe(lab).wait_ready(90)
     writer = RedisWriter(lab).wait_ready(60)
     try:
