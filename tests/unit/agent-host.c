@@ -48,16 +48,26 @@ static void write_text(const char *path, const char *text)
 	assert_int_equal(gw_write_file_atomic(path, text, strlen(text), 0600, NULL), 0);
 }
 
-/* A port that is free now. */
+/*
+ * A port that is free, and stays so while an agent is killed and started again: below the range from which the kernel takes the local
+ * ports of outgoing connections (ip_local_port_range, 32768 and up).
+ */
 static unsigned free_port(void)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	gw_autofd fd = socket(AF_INET, SOCK_STREAM, 0);
-	socklen_t len = sizeof(a);
+	static unsigned next;
 
-	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
-	return ntohs(a.sin_port);
+	if (!next)
+		next = (unsigned)getpid() * 16;
+	for (;;) {
+		struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+		gw_autofd fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		unsigned port = 16384 + next++ % 16384;
+
+		assert_true(fd >= 0);
+		a.sin_port = htons((uint16_t)port);
+		if (bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0)
+			return port;
+	}
 }
 
 static void write_conf(struct agent_lab *lab, struct agent_host *h, const char *self)
