@@ -33,13 +33,21 @@ class Failed(Exception):
 
 
 class Cluster:
-    """godwitd on each host, with certificates of one CA. `bin` is the build whose `godwit` makes the certificates."""
+    """godwitd on each host, with certificates of one CA. `bin` is the build whose `godwit` makes the certificates. What an earlier
+    test left in the hosts is gone first."""
 
-    def __init__(self, lab, hosts=("h1", "h2"), bin=TOP / "build/bin"):
+    def __init__(self, lab, hosts=("h1", "h2"), bin=TOP / "build/bin", failpoints=""):
         self.lab, self.hosts, self.bin = lab, hosts, Path(bin)
         self._make_certificates()
-        for host in hosts:
-            self.start_agent(host)
+        self.start_over(failpoints)
+
+    def start_over(self, failpoints=""):
+        """Agents without a VM."""
+        for host in self.hosts:
+            self.kill_agent(host)
+            self.lab.sh(host, "pkill -9 -x godwit-vmm; while pidof godwit-vmm > /dev/null; do usleep 20000; done; rm -rf /var/lib/godwit /run/godwit; "
+                              "for t in $(ls /sys/class/net/br0/brif); do [ $t = eth0 ] || ip link del $t; done")
+            self.start_agent(host, failpoints)
 
     def _make_certificates(self):
         with tempfile.TemporaryDirectory() as work:
@@ -65,8 +73,8 @@ class Cluster:
         wait_for(lambda: self.godwit(host, "ls", check=False).returncode == 0, 30, f"{host}: godwitd answers")
 
     def kill_agent(self, host):
-        self.lab.sh(host, "kill -9 $(cat /tmp/godwitd.pid); while kill -0 $(cat /tmp/godwitd.pid) 2>/dev/null; do usleep 10000; done",
-                    check=False)
+        self.lab.sh(host, "test -e /tmp/godwitd.pid || exit; kill -9 $(cat /tmp/godwitd.pid); "
+                          "while kill -0 $(cat /tmp/godwitd.pid) 2>/dev/null; do usleep 10000; done; rm /tmp/godwitd.pid", check=False)
 
     def restart_agent(self, host, failpoints=""):
         self.kill_agent(host)

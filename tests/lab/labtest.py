@@ -27,6 +27,7 @@ from pathlib import Path
 
 LAB_DIR = Path(__file__).resolve().parent
 GUEST_IP = "10.77.0.100"
+NO_ANSWER = 2  # exit status of `workload check`
 
 
 class Skip(Exception):
@@ -167,9 +168,13 @@ class Lab:
     def status(self):
         return json.loads(self.lab("status", "--json").stdout)
 
-    def check_workload(self, ip=GUEST_IP):
-        """The workloads' own verdict: (no faults, what they said)."""
-        done = self.exec(guest("program", "workload"), "check", ip, check=False)
+    def check_workload(self, ip=GUEST_IP, deadline=30):
+        """The workloads' own verdict: (no faults, what they said). A guest that has just arrived may take a while to answer."""
+        def verdict():
+            done = self.exec(guest("program", "workload"), "check", ip, check=False)
+            return done if done.returncode != NO_ANSWER else None
+
+        done = wait_for(verdict, deadline, f"the workload at {ip} answers")
         return done.returncode == 0, (done.stdout + done.stderr).strip()
 
     def down(self):

@@ -26,6 +26,9 @@ FAULTS = ("src-vmm", "dst-vmm", "src-agent", "dst-agent", "cut")
 # Where a cut asks most of the hand-over.
 CUT_STEPS = ("move-src-copy", "move-src-stop", "move-src-ready", "move-src-commit-journalled", "move-src-commit-sent", "move-dst-ready-sent",
              "move-dst-commit-received", "move-dst-owner-journalled", "move-dst-started", "move-dst-running-sent")
+# The source has heard by then that the destination runs the VM, and let go of it.
+RELEASED_STEPS = ("move-dst-running-sent", "move-src-running", "agent-src-released", "agent-src-recorded", "agent-dst-arrived",
+                  "agent-dst-decided", "agent-dst-committed")
 VM = "fault"
 SETTLE = 90
 
@@ -44,11 +47,10 @@ class Case:
 
     def __init__(self, lab):
         self.lab, self.steps = lab, steps()
-        self.cluster = Cluster(lab)
         self.armed = ",".join(f"{step}=wait:/tmp/fp/{step}" for step in self.steps)
-        for host in self.cluster.hosts:
+        for host in ("h1", "h2"):
             lab.sh(host, "mkdir -p /tmp/fp; cd /tmp/fp; touch " + " ".join(self.steps))
-            self.cluster.restart_agent(host, self.armed)
+        self.cluster = Cluster(lab, failpoints=self.armed)
         self.disk = SharedDisk(lab, image=guest("rootfs"))
         self.guest = Guest(lab, name=VM, memory_mib=192, jobs="heartbeat,redis,dirty:4:8", disk=self.disk.uri, root="/dev/vda")
         self.writer = None
@@ -68,11 +70,8 @@ class Case:
         """After a failed case: nothing of it is left for the next one."""
         self.lab.net("h1", "h2", "heal")
         for host in self.cluster.hosts:
-            self.cluster.kill_agent(host)
-            self.lab.sh(host, "killall -9 godwit-vmm; while pidof godwit-vmm > /dev/null; do usleep 20000; done; rm -rf /var/lib/godwit /run/godwit; "
-                              "for t in $(ls /sys/class/net/br0/brif); do [ $t = eth0 ] || ip link del $t; done; touch " +
-                              " ".join(f"/tmp/fp/{step}" for step in self.steps), check=False)
-            self.cluster.start_agent(host, self.armed)
+            self.lab.sh(host, "touch " + " ".join(f"/tmp/fp/{step}" for step in self.steps))
+        self.cluster.start_over(self.armed)
         if self.writer:
             self.writer.kill()
         self.host = self.writer = None
@@ -109,8 +108,8 @@ class Case:
         assert len(running) <= 1, f"the VM runs on {running}"
         return running
 
-    def settled(self, source_lived):
-        """The host where the VM runs at last, or where it lies crashed (only if its VMM was killed)."""
+    def settled(self, may_crash):
+        """The host where the VM runs at last, or where it lies crashed (if the VMM was killed that it belonged to)."""
         states = {host: self.cluster.show(host, VM) for host in self.cluster.hosts}
         words = {host: info["state"] for host, info in states.items() if info}
         assert list(words.values()).count("running") <= 1, f"two run: {words}"
@@ -118,7 +117,7 @@ class Case:
         if busy or any(info and info.get("operation") for info in states.values()):
             return None
         for host, word in words.items():
-            if word == "running" or (not source_lived and word in ("crashed", "stopped")):
+            if word == "running" or (may_crash and word in ("crashed", "stopped")):
                 return host, word
         return None
 
@@ -138,7 +137,7 @@ class Case:
             self.lab.sh(at, "touch", f"/tmp/fp/{step}")
         if reached != "hit":
             # Steps of a failed move are not visited by one that succeeds.
-            self.host = wait_for(lambda: self.settled(True), SETTLE, "settled")[0]
+            self.host = wait_for(lambda: self.settled(False), SETTLE, "settled")[0]
             return "not visited"
         # While the fault lasts a VM in doubt stays paused; nobody may run it a second time.
         for _ in range(3):
@@ -149,8 +148,8 @@ class Case:
             if fault.endswith("agent") and self.cluster.godwit(host, "ls", check=False).returncode:
                 self.cluster.start_agent(host, self.armed)
         self.mover.kill()
-        source_lived = fault != "src-vmm"
-        where, word = wait_for(lambda: self.settled(source_lived), SETTLE, f"{step}:{fault}: settled")
+        may_crash = fault == "src-vmm" or (fault == "dst-vmm" and step in RELEASED_STEPS)
+        where, word = wait_for(lambda: self.settled(may_crash), SETTLE, f"{step}:{fault}: settled")
         self.check_end(where, word)
         return f"{word} on {where}"
 

@@ -16,6 +16,7 @@ from soak import soak  # noqa: E402
 tests = Tests()
 # A page's worth of this lies in guest RAM while the wire is watched.
 MARKER = "GODWIT-MARKER-7f3a91c2-PLAIN-TEXT-PAGE."
+CONTROL = "GODWIT-CONTROL-19bd-IN-THE-CLEAR"
 
 
 def cluster_with(lab, jobs="heartbeat", extra_options=(), **kwargs):
@@ -93,14 +94,17 @@ def nothing_readable_on_the_wire(lab):
         planted = lab.sh("h1", f"(cat; sleep 15) | timeout 15 godwit console vm || true", input=script).stdout
         assert "planted-2" in planted, planted[-500:]
         report = cluster.move("h1", "vm", "h2")
-        # A datagram with the marker in the clear proves that the capture would have seen one.
-        lab.sh("h1", f"echo '{MARKER}' | nc -u -w 1 10.77.0.2 9 || true")
-        wait_for(lambda: MARKER.encode() in capture.read_bytes(), 20, "the control marker in the capture")
+        # A datagram in the clear proves that the capture would have seen the marker, and that it is complete up to here.
+        def control_is_captured():
+            lab.sh("h1", "bash", "-c", f"echo '{CONTROL}' > /dev/udp/10.77.0.2/9 || true")
+            return CONTROL.encode() in capture.read_bytes()
+
+        wait_for(control_is_captured, 30, "the control marker in the capture", poll=0.5)
         watcher.process.terminate()
         watcher.process.wait()
         data = capture.read_bytes()
         assert len(data) > report["bytes_sent"] * 0.9, f"captured {len(data)} of {report['bytes_sent']}"
-        assert data.count(MARKER.encode()) == 1, f"{data.count(MARKER.encode())} markers on the wire"
+        assert MARKER.encode() not in data, f"{data.count(MARKER.encode())} markers on the wire"
     end(cluster, probe)
 
 

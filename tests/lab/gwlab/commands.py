@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 from . import console, control, hostimage, names, programs, remote, supervisor, system
-from .emulator import hardware_kvm
+from .emulator import default_cpus, hardware_kvm
 from .errors import LabError
 from .state import State, reclaim_dead
 
@@ -31,8 +31,9 @@ def up(args):
         raise LabError("root is needed (network namespaces, tap devices)")
     if not 1 <= args.hosts <= names.MAX_HOSTS:
         raise LabError(f"--hosts {args.hosts}: 1 to {names.MAX_HOSTS}")
-    if not 1 <= args.cpus <= 32:
-        raise LabError(f"--cpus {args.cpus}: 1 to 32")
+    cpus = default_cpus() if args.cpus is None else args.cpus
+    if not 1 <= cpus <= 32:
+        raise LabError(f"--cpus {cpus}: 1 to 32")
     memory = parse_memory(args.memory)
     began = time.monotonic()
     reclaim_dead()
@@ -41,7 +42,7 @@ def up(args):
     lock = state.lock()
     if not lock:
         raise LabError(f"lab {state.name} is up already (lab down, or choose another name by LAB=)")
-    config = supervisor.Config(args.hosts, memory, args.cpus, args.owner, image, programs.program("netdelay"))
+    config = supervisor.Config(args.hosts, memory, cpus, args.owner, image, programs.program("netdelay"))
     ready = supervisor.launch(state, config)
     lock.close()
     for host in config.hosts:
@@ -49,7 +50,7 @@ def up(args):
     os.write(ready, b"1")
     os.close(ready)
     how = "hardware KVM" if hardware_kvm() else "emulated"
-    print(f"lab {state.name}: {', '.join(config.hosts)} up ({how}, {args.memory} and {args.cpus} CPUs each) "
+    print(f"lab {state.name}: {', '.join(config.hosts)} up ({how}, {args.memory} and {cpus} CPU{'s' * (cpus > 1)} each) "
           f"after {time.monotonic() - began:.1f} s")
 
 
