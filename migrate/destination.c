@@ -17,11 +17,15 @@
 /* The source compares nothing after READY but has to write its journal. */
 #define COMMIT_NS (60 * GW_NS_PER_SEC)
 #define REPORT_NS (150 * GW_NS_PER_MS)
+/* How soon the end of the first round is noticed. */
+#define WARM_NS (20 * GW_NS_PER_MS)
 
 struct destination {
 	struct gw_move *mv;
 	struct gw_receivers *receivers;
 	bool owner_tried; /* OWNER may be in the journal */
+	bool warm;        /* no (more) warming is due */
+	uint64_t reported_ns;
 	uint64_t base_bytes, base_ns;
 };
 
@@ -134,6 +138,21 @@ static int answer_ping(struct gw_move *mv, const struct gw_frame_header *h, cons
 	return r;
 }
 
+/* Nothing came on the control channel for a while. */
+static void between_messages(struct destination *d)
+{
+	struct gw_move *mv = d->mv;
+
+	if (!d->warm && gw_receivers_round(d->receivers) > 0) {
+		d->warm = true;
+		mv->vm.ops->warm(mv->vm.self);
+	}
+	if (gw_now_ns() - d->reported_ns >= REPORT_NS) {
+		d->reported_ns = gw_now_ns();
+		report(d, GW_MOVE_COPY);
+	}
+}
+
 /* Serves the control channel while pages arrive, until STATE. */
 static int wait_state(struct destination *d, Godwit__StreamState **ret, struct gw_error *err)
 {
@@ -144,9 +163,9 @@ static int wait_state(struct destination *d, Godwit__StreamState **ret, struct g
 		gw_autofree uint8_t *body = NULL;
 		struct gw_frame_header h;
 
-		r = gw_channel_wait(mv->control, gw_now_ns() + REPORT_NS);
+		r = gw_channel_wait(mv->control, gw_now_ns() + (d->warm ? REPORT_NS : WARM_NS));
 		if (r == -ETIMEDOUT) {
-			report(d, GW_MOVE_COPY);
+			between_messages(d);
 			continue;
 		}
 		if (r == 0)
@@ -249,20 +268,40 @@ static int take_over(struct destination *d, struct gw_error *err)
 	return 0;
 }
 
-static void say_running(struct gw_move *mv)
+/* Returns when RUNNING left, or 0. */
+static uint64_t say_running(struct gw_move *mv)
 {
 	Godwit__StreamRunning running = GODWIT__STREAM_RUNNING__INIT;
 	struct gw_error err = GW_ERROR_INIT;
+	uint64_t now;
 	int r;
 
 	running.epoch = mv->p.epoch;
 	r = gw_move_step(mv, GW_FP_DST_STARTED, &err);
+	/* From here on it is not the source's any more, whatever happens to this process. */
+	if (mv->journal)
+		atomic_store(gw_journal_effect_word(mv->journal), 1);
+	now = gw_now_ns();
 	if (r == 0)
 		r = gw_channel_send(mv->control, GW_STREAM_RUNNING, &running.base, &err);
-	if (r < 0)
+	if (r < 0) {
 		gw_warn("move: the source was not told that the VM runs here: %s", gw_error_text(&err));
-	else if (gw_move_step(mv, GW_FP_DST_RUNNING_SENT, &err) < 0)
+		return 0;
+	}
+	if (gw_move_step(mv, GW_FP_DST_RUNNING_SENT, &err) < 0)
 		gw_warn("move: %s", gw_error_text(&err));
+	return now;
+}
+
+static void say_acted(struct gw_move *mv, uint64_t running_ns)
+{
+	Godwit__StreamActed acted = GODWIT__STREAM_ACTED__INIT;
+	uint64_t when = 0;
+
+	if (mv->vm.ops->acted && !mv->paused)
+		when = mv->vm.ops->acted(mv->vm.self, running_ns + GW_MOVE_ACT_NS);
+	acted.after_us = when > running_ns ? (when - running_ns) / GW_NS_PER_US : 0;
+	(void)gw_channel_send(mv->control, GW_STREAM_ACTED, &acted.base, NULL);
 }
 
 static void give_up(struct destination *d, struct gw_error *err)
@@ -308,7 +347,8 @@ static int arrive(struct destination *d, struct gw_error *err)
 		r = gw_receivers_new(mv, &d->receivers, err);
 	if (r < 0)
 		return r;
-	d->base_ns = gw_now_ns();
+	d->base_ns = d->reported_ns = gw_now_ns();
+	d->warm = !mv->vm.ops->warm;
 	report(d, GW_MOVE_COPY);
 	r = wait_state(d, &state, err);
 	if (r < 0)
@@ -325,15 +365,20 @@ void *gw_move_destination_main(void *arg)
 {
 	struct destination d = { .mv = arg };
 	struct gw_error err = GW_ERROR_INIT;
+	uint64_t running_ns;
 
 	gw_move_report(d.mv, GW_MOVE_CONNECT);
 	if (arrive(&d, &err) < 0) {
 		give_up(&d, &err);
 		return NULL;
 	}
-	say_running(d.mv);
+	running_ns = say_running(d.mv);
+	if (d.mv->vm.ops->released)
+		d.mv->vm.ops->released(d.mv->vm.self);
 	if (d.mv->vm.ops->announce && !d.mv->paused)
 		d.mv->vm.ops->announce(d.mv->vm.self);
+	if (running_ns)
+		say_acted(d.mv, running_ns);
 	report(&d, GW_MOVE_DONE);
 	gw_receivers_free(d.receivers);
 	return NULL;

@@ -3,8 +3,8 @@
  * The ownership journal: what a VMM must have written down before it acts, and what its agent reads when the VMM is dead.
  *
  * A file of three pages: two record slots written alternately, each write followed by fdatasync, so that a torn write leaves
- * the older record; and a shared page with one word that says whether the VM has had an outside effect since it arrived
- * here (set by a plain store; it survives the process, not the host, hence the boot id in the record).
+ * the older record; and a shared page with one word that says whether the VM may have had an outside effect, or RUNNING may have
+ * left, since it arrived here (set by a plain store; it survives the process, not the host, hence the boot id in the record).
  *
  * A live VMM holds a lock (flock) on the file, which the kernel drops only when all its threads are gone: whoever can take the lock knows
  * that no vCPU of it runs any more.

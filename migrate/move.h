@@ -8,6 +8,7 @@
  * Source:      connect -> HELLO -> rounds (precopy.c) -> stop -> last pages + STATE -> READY -> journal COMMITTING -> COMMIT
  *              -> RUNNING -> journal RELEASED
  * Destination: connect -> HELLO -> journal INCOMING -> take pages -> STATE -> load -> READY -> COMMIT -> journal OWNER -> run -> RUNNING
+ *              -> ACTED
  *
  * Who may run the VM (invariants 1 and 2 of the design; tests/model/handoff.pml checks them):
  * - the source, until it has written COMMITTING: every failure before makes it run on at once;
@@ -16,6 +17,13 @@
  * - the source again, only when the destination said ABORTED (which it journals first), or when its agents or its operator settle
  *   the doubt by gw_move_resolve().
  * A destination whose connection breaks before COMMIT writes ABORTED and is done: a COMMIT that comes later finds nobody.
+ *
+ * A destination that dies as owner takes the VM with it once RUNNING may have left, or the VM may have acted on the outside; before that, the
+ * source may go on with it. A word in the journal tells (journal.h); it is set right before RUNNING leaves, and what the VM does to the outside
+ * is held back until then.
+ *
+ * The blackout that is told ends when the guest acts on the outside again (ACTED): that is what those who wait for it see. One that says
+ * nothing for GW_MOVE_ACT_NS is taken at RUNNING.
  */
 #ifndef GW_MIGRATE_MOVE_H
 #define GW_MIGRATE_MOVE_H
@@ -24,6 +32,7 @@
 #include <stdint.h>
 
 #include "lib/buf.h"
+#include "lib/clock.h"
 #include "lib/error.h"
 #include "lib/ram/dirty.h"
 #include "lib/ram/ram.h"
@@ -36,7 +45,7 @@
 /* All are called from the engine's main thread. */
 struct gw_move_vm_ops {
 	void (*stop)(void *vm);    /* after it nothing writes RAM */
-	void (*run)(void *vm);
+	void (*run)(void *vm);     /* destination: after `owned`, and without effects on the outside before `released` */
 	bool (*running)(void *vm);
 	/* Of the stopped VM; changes nothing, its RAM included. */
 	int (*save)(void *vm, struct gw_buf *out, struct gw_error *err);
@@ -45,13 +54,22 @@ struct gw_move_vm_ops {
 	int (*describe)(void *vm, Godwit__StreamMachine **ret, struct gw_error *err);
 	/* Destination: an error when this VM cannot take over what `theirs` describes. The engine compares the regions. */
 	int (*accept)(void *vm, const Godwit__StreamMachine *theirs, struct gw_error *err);
+	/* Destination, once the first round is in place: makes the VM's first moments faster. May be NULL. */
+	void (*warm)(void *vm);
 	/* Source, after stop: an error when the VM must not move now (the guest has just powered off). May be NULL. */
 	int (*settled)(void *vm, struct gw_error *err);
-	/* Destination: OWNER is durable, the vCPUs start next. May be NULL. */
+	/* Destination: OWNER is durable, `run` comes next. May be NULL. */
 	void (*owned)(void *vm, uint64_t epoch);
-	/* Destination, after RUNNING has left. May be NULL. */
+	/* Destination, after RUNNING has left: they need not wait any more. May be NULL. */
+	void (*released)(void *vm);
+	/* Destination, after `released`; source, when it runs a VM again that may have been announced elsewhere. May be NULL. */
 	void (*announce)(void *vm);
+	/* Destination, after `released`: waits for the first effect, and returns its time (gw_now_ns()), or 0 at the deadline. May be NULL. */
+	uint64_t (*acted)(void *vm, uint64_t deadline_ns);
 };
+
+/* How long both sides wait for a sign of life before the move is told to be done. */
+#define GW_MOVE_ACT_NS (250 * GW_NS_PER_MS)
 
 struct gw_move_vm {
 	const struct gw_move_vm_ops *ops;

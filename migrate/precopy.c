@@ -13,11 +13,12 @@
 
 #define REPORT_NS (100 * GW_NS_PER_MS)
 /* Between two looks at the dirty log within a round: taking it re-arms each page, and its next write costs the guest a fault. */
-#define SYNC_MIN_NS (200 * GW_NS_PER_MS)
+#define SYNC_MIN_NS GW_NS_PER_SEC
 /* State of vCPUs and devices: packing, sending, loading, and three exchanges. Round trips and the last log are measured. */
 #define STATE_NS (8 * GW_NS_PER_MS)
-/* Rounds that are run although the target is met. */
+/* Rounds that are run although the target is met, and the part of the target that one must save: re-arming costs the guest a fault a page. */
 #define EXTRA_ROUNDS 3
+#define EXTRA_GAIN 4
 /*
  * A guest may dirty each round as much as one can send, just above the target, for ever. Where the operator named no target, so many
  * rounds without anything gained mean that a blackout of up to so many times the default is taken.
@@ -179,6 +180,36 @@ static int sync_log(struct gw_precopy *pc, struct gw_error *err)
 	return 0;
 }
 
+/*
+ * What would be left to send if the VM were stopped now, in bytes; `next` has what this round's own looks brought. Nothing is re-armed where
+ * that can be had: should the VM be stopped, its last moments are not spent on faults for pages that it goes on to write.
+ */
+static int look(struct gw_precopy *pc, bool *peeked, uint64_t *left, struct gw_error *err)
+{
+	const struct gw_dirty_source *source = &pc->mv->vm.dirty;
+	uint64_t begun = gw_now_ns(), dirty;
+	int r = source->ops->peek ? source->ops->peek(source->self, pc->fresh, err) : -EOPNOTSUPP;
+
+	*peeked = r == 0;
+	if (r == -EOPNOTSUPP) {
+		memset(pc->fresh, 0, pc->words * sizeof(uint64_t));
+		r = sync_log(pc, err);
+	}
+	if (r < 0)
+		return gw_error_wrap(err, "dirty log");
+	dirty = gw_bitmap_count(pc->fresh, pc->words);
+	for (size_t i = 0; i < pc->words; i++)
+		pc->fresh[i] |= pc->next[i];
+	*left = gw_bitmap_count(pc->fresh, pc->words) << GW_PAGE_SHIFT;
+	memset(pc->fresh, 0, pc->words * sizeof(uint64_t));
+	if (*peeked) {
+		if (begun > pc->synced_ns)
+			pc->dirty_rate = (double)(dirty << GW_PAGE_SHIFT) * 1e9 / (double)(begun - pc->synced_ns);
+		pc->sync_cost_ns = gw_now_ns() - begun;
+	}
+	return 0;
+}
+
 static bool timed_out(const struct gw_precopy *pc)
 {
 	uint64_t limit = pc->mv->p.timeout_ms;
@@ -279,7 +310,7 @@ static bool time_to_stop(struct gw_precopy *pc, uint64_t left)
 	/* Bytes that the guest would dirty during one more round; the gain is the blackout that it would save. */
 	round_ns = predicted - fixed_ns(pc) + pc->rtt_ns + pc->sync_cost_ns;
 	after = GW_MIN(left, (uint64_t)(pc->dirty_rate * (double)round_ns / 1e9));
-	if (pc->extra < EXTRA_ROUNDS && after < left / 2 && predicted - predict_ns(pc, after) > target / 10) {
+	if (pc->extra < EXTRA_ROUNDS && after < left / 2 && predicted - predict_ns(pc, after) > target / EXTRA_GAIN) {
 		pc->extra++;
 		return false;
 	}
@@ -309,7 +340,8 @@ int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
 	pc->begun_ns = pc->base_ns = pc->synced_ns = gw_now_ns();
 	pc->base_bytes = channel_bytes(pc);
 	for (;;) {
-		uint64_t begun = gw_now_ns(), bytes = channel_bytes(pc), left;
+		uint64_t begun = gw_now_ns(), bytes = channel_bytes(pc), left = 0;
+		bool peeked, stop;
 		int r;
 
 		pc->round++;
@@ -324,26 +356,32 @@ int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
 			return r;
 		learn_rate(pc, channel_bytes(pc) - bytes, gw_now_ns() - begun);
 		memset(pc->now, 0, pc->words * sizeof(uint64_t)); /* all of it is over there */
-		r = sync_log(pc, err);
+		r = look(pc, &peeked, &left, err);
+		if (r < 0)
+			return r;
+		stop = time_to_stop(pc, left) || (timed_out(pc) && pc->mv->p.timeout_stops);
+		if (!stop && peeked)
+			r = sync_log(pc, err);
 		if (r < 0)
 			return r;
 		swap_bitmaps(pc);
-		left = gw_bitmap_count(pc->now, pc->words) << GW_PAGE_SHIFT;
 		gw_senders_rewind(pc->senders);
 		report(pc, gw_now_ns());
-		if (time_to_stop(pc, left))
+		if (stop)
 			return 0;
 		if (timed_out(pc))
-			return pc->mv->p.timeout_stops ? 0 : timeout_error(pc, err);
+			return timeout_error(pc, err);
 	}
 }
 
 int gw_precopy_last(struct gw_precopy *pc, struct gw_error *err)
 {
-	int r;
+	const struct gw_dirty_source *source = &pc->mv->vm.dirty;
+	int r = source->ops->peek ? source->ops->peek(source->self, pc->now, err) : -EOPNOTSUPP;
 
-	/* `now` holds what is left of the round that was not begun; what the log adds belongs to it. */
-	r = pc->mv->vm.dirty.ops->sync(pc->mv->vm.dirty.self, pc->now, err);
+	/* `now` holds what is left of the round that was not begun; what the log adds belongs to it. Nothing need be re-armed any more. */
+	if (r == -EOPNOTSUPP)
+		r = source->ops->sync(source->self, pc->now, err);
 	if (r < 0)
 		return gw_error_wrap(err, "dirty log");
 	pc->round++;

@@ -30,7 +30,7 @@ struct source {
 	uint64_t rtt_ns;
 	/* Moments of the blackout, in order; what each step took is logged at the end. */
 	uint64_t stopped_ns, quiet_ns, synced_ns, saved_ns, sent_ns, ready_ns, commit_ns;
-	uint64_t load_us, pages_us; /* as the destination says */
+	uint64_t load_us, pages_us, acted_us; /* as the destination says */
 };
 
 static int fill_regions(struct gw_move *mv, Godwit__StreamMachine *m, struct gw_error *err)
@@ -322,15 +322,13 @@ static int wait_resolved(struct source *s, struct gw_error *err)
 	}
 }
 
-static void given_away(struct source *s)
+static void journal_released(struct source *s)
 {
-	struct gw_move *mv = s->mv;
 	struct gw_error err = GW_ERROR_INIT;
 
 	/* The destination runs it whatever is written here; COMMITTING in the journal leads the agents to the same answer. */
-	if (gw_move_journal(mv, GW_JOURNAL_RELEASED, mv->p.epoch, &err) < 0)
+	if (gw_move_journal(s->mv, GW_JOURNAL_RELEASED, s->mv->p.epoch, &err) < 0)
 		gw_warn("move: %s", gw_error_text(&err));
-	gw_move_report(mv, GW_MOVE_DONE);
 }
 
 /* Runs the VM again, first of all; then cleans up. */
@@ -340,6 +338,9 @@ static void take_back(struct source *s, const struct gw_error *why, bool cancell
 
 	if (s->stopped && s->was_running)
 		mv->vm.ops->run(mv->vm.self);
+	/* It may have run there, and bridges may have learned that. */
+	if (s->commit_ns && s->was_running && mv->vm.ops->announce)
+		mv->vm.ops->announce(mv->vm.self);
 	if (mv->control)
 		gw_move_say_abort(mv, why);
 	gw_senders_free(gw_steal_ptr(&s->senders));
@@ -369,13 +370,42 @@ static void own_again(struct source *s, struct gw_error *why)
 
 static void log_blackout(const struct source *s, uint64_t answered)
 {
-	gw_info("blackout %llu us: stop %llu, dirty log %llu, save %llu, send %llu, ready %llu (there: pages %llu, load %llu), journal %llu, commit to running %llu; round trip %llu",
+	gw_info("blackout %llu us: stop %llu, dirty log %llu, save %llu, send %llu, ready %llu (there: pages %llu, load %llu), journal %llu, commit to running %llu, first sign of life %llu; round trip %llu",
 		(unsigned long long)s->mv->progress.blackout_us, (unsigned long long)(s->quiet_ns - s->stopped_ns) / 1000,
 		(unsigned long long)(s->synced_ns - s->quiet_ns) / 1000, (unsigned long long)(s->saved_ns - s->synced_ns) / 1000,
 		(unsigned long long)(s->sent_ns - s->saved_ns) / 1000, (unsigned long long)(s->ready_ns - s->sent_ns) / 1000,
 		(unsigned long long)s->pages_us, (unsigned long long)s->load_us,
 		(unsigned long long)(s->commit_ns - s->ready_ns) / 1000, (unsigned long long)(answered - s->commit_ns) / 1000,
-		(unsigned long long)s->rtt_ns / 1000);
+		(unsigned long long)s->acted_us, (unsigned long long)s->rtt_ns / 1000);
+}
+
+/* When the guest was heard of again; stays 0 when it was not, or the destination does not say. */
+static void wait_acted(struct source *s)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	ProtobufCMessage *msg;
+
+	if (!s->was_running || gw_move_expect(s->mv, GW_STREAM_ACTED, &godwit__stream_acted__descriptor, &msg,
+					      gw_now_ns() + GW_MOVE_ACT_NS + s->rtt_ns, &err) < 0)
+		return;
+	s->acted_us = GW_MIN(((Godwit__StreamActed *)msg)->after_us, GW_MOVE_ACT_NS / GW_NS_PER_US);
+	protobuf_c_message_free_unpacked(msg, NULL);
+}
+
+/* RUNNING has come. */
+static void let_go(struct source *s, uint64_t answered)
+{
+	struct gw_move *mv = s->mv;
+	struct gw_error err = GW_ERROR_INIT;
+	uint64_t stood_ns = answered - s->stopped_ns;
+
+	if (gw_move_step(mv, GW_FP_SRC_RUNNING, &err) < 0)
+		gw_warn("move: %s", gw_error_text(&err));
+	journal_released(s);
+	wait_acted(s);
+	mv->progress.blackout_us = (stood_ns - GW_MIN(s->rtt_ns / 2, stood_ns)) / 1000 + s->acted_us;
+	log_blackout(s, answered);
+	gw_move_report(mv, GW_MOVE_DONE);
 }
 
 static void commit(struct source *s)
@@ -392,11 +422,7 @@ static void commit(struct source *s)
 	a = read_answer(s, gw_now_ns() + RUNNING_NS, &err);
 	answered = gw_now_ns();
 	if (a == ANSWER_RUNNING) {
-		if (gw_move_step(mv, GW_FP_SRC_RUNNING, &err) < 0)
-			gw_warn("move: %s", gw_error_text(&err));
-		mv->progress.blackout_us = (answered - s->stopped_ns - GW_MIN(s->rtt_ns / 2, answered - s->stopped_ns)) / 1000;
-		log_blackout(s, answered);
-		given_away(s);
+		let_go(s, answered);
 		return;
 	}
 	if (a == ANSWER_ABORTED) {
@@ -412,7 +438,8 @@ static void commit(struct source *s)
 		break;
 	case 2:
 		mv->progress.message[0] = '\0';
-		given_away(s);
+		journal_released(s);
+		gw_move_report(mv, GW_MOVE_DONE);
 		break;
 	case 4:
 		own_again(s, &err);

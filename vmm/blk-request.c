@@ -233,7 +233,7 @@ static const char *begin(struct gw_blk *blk)
 		return NULL;
 	}
 	if (req->io.op != GW_BLK_READ)
-		blk->vd.host.ops->note_effect(&blk->vd.host);
+		blk->vd.host.ops->note_effect(&blk->vd.host, GW_EFFECT_DISK);
 	req->writes = blk->writes;
 	blk->in_flight++;
 	blk->be->ops->submit(blk->be, &req->io);

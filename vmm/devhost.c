@@ -2,8 +2,8 @@
 /* Devices' edge to KVM; see devhost.h. */
 #include "vmm/devhost.h"
 
+#include "vmm/effect.h"
 #include "vmm/irq.h"
-#include "vmm/move.h"
 #include "vmm/vm.h"
 
 static int msi_new(const struct gw_devhost *host, struct gw_msi **ret, struct gw_error *err)
@@ -21,9 +21,9 @@ static int ioeventfd(const struct gw_devhost *host, uint64_t addr, unsigned len,
 	return gw_ioeventfd(host->vm, addr, len, fd, add, err);
 }
 
-static void note_effect(const struct gw_devhost *host)
+static void note_effect(const struct gw_devhost *host, enum gw_effect effect)
 {
-	gw_vm_note_effect();
+	gw_effect_note(effect);
 }
 
 static void failed(const struct gw_devhost *host, const char *reason)

@@ -19,6 +19,11 @@ struct gw_msi;
 struct gw_ram;
 struct gw_vm;
 
+enum gw_effect {
+	GW_EFFECT_DISK,   /* a disk is written or flushed */
+	GW_EFFECT_PACKET, /* a packet leaves */
+};
+
 /* As the functions of the same names in vmm/irq.h. */
 struct gw_devhost_ops {
 	int (*msi_new)(const struct gw_devhost *host, struct gw_msi **ret, struct gw_error *err);
@@ -27,8 +32,8 @@ struct gw_devhost_ops {
 	int (*msi_commit)(const struct gw_devhost *host, struct gw_error *err);
 	void (*msi_raise)(struct gw_msi *msi);
 	int (*ioeventfd)(const struct gw_devhost *host, uint64_t addr, unsigned len, int fd, bool add, struct gw_error *err);
-	/* Right before a device has an effect outside of the VM: a packet leaves, a disk is written. */
-	void (*note_effect)(const struct gw_devhost *host);
+	/* Right before a device has an effect outside of the VM. */
+	void (*note_effect)(const struct gw_devhost *host, enum gw_effect effect);
 	/* A device can not go on: the VM must not run any further. */
 	void (*failed)(const struct gw_devhost *host, const char *reason);
 };

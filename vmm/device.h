@@ -8,6 +8,8 @@
 #ifndef GW_VMM_DEVICE_H
 #define GW_VMM_DEVICE_H
 
+#include <stdbool.h>
+
 #include "lib/error.h"
 #include "vmm/state.h"
 
@@ -16,6 +18,11 @@ struct gw_vm;
 struct gw_device_ops {
 	/* Power-on state; vCPUs are stopped and the device is quiesced. */
 	void (*reset)(void *dev);
+	/*
+	 * What it does can be seen from outside (packets, disk writes): on arrival by a move it is resumed after the vCPUs run, when the source is
+	 * known to have let go.
+	 */
+	bool outside;
 	/* Begins or goes on working (kicks its queues: work may be waiting). May be NULL. */
 	void (*resume)(void *dev);
 	/*

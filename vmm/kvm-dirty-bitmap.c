@@ -107,8 +107,8 @@ static void merge(const struct gw_dirty_bitmap *bm, uint64_t *bitmap, uint64_t f
 	}
 }
 
-/* `bitmap` NULL: forgets what is told. */
-static int take_slot(struct gw_dirty_bitmap *bm, uint32_t slot, const struct gw_ram_region *region, uint64_t *bitmap)
+/* `bitmap` NULL: forgets what is told. Without `clear`, where that is ours to call, the pages stay unprotected and are told again. */
+static int take_slot(struct gw_dirty_bitmap *bm, uint32_t slot, const struct gw_ram_region *region, uint64_t *bitmap, bool clear)
 {
 	struct kvm_dirty_log log = { .slot = slot, .dirty_bitmap = bm->words };
 	uint64_t pages = region->size >> GW_PAGE_SHIFT;
@@ -121,7 +121,7 @@ static int take_slot(struct gw_dirty_bitmap *bm, uint32_t slot, const struct gw_
 	if (pages % 64)
 		bm->words[pages / 64] &= (1ull << (pages % 64)) - 1;
 	/* Protected again before anybody reads the pages: a write after that is told anew. */
-	if (bm->manual)
+	if (bm->manual && clear)
 		r = clear_slot(bm, slot, pages);
 	/* Even when that failed: what was told must not be lost. */
 	if (bitmap)
@@ -129,13 +129,13 @@ static int take_slot(struct gw_dirty_bitmap *bm, uint32_t slot, const struct gw_
 	return r;
 }
 
-static int take_all(struct gw_dirty_bitmap *bm, uint64_t *bitmap, struct gw_error *err)
+static int take_all(struct gw_dirty_bitmap *bm, uint64_t *bitmap, bool clear, struct gw_error *err)
 {
 	unsigned count;
 	const struct gw_ram_region *regions = gw_ram_regions(bm->ram, &count);
 
 	for (unsigned i = 0; i < count; i++) {
-		int r = take_slot(bm, i, &regions[i], bitmap);
+		int r = take_slot(bm, i, &regions[i], bitmap, clear);
 
 		if (r < 0)
 			return gw_error_errno(err, r, "cannot read the dirty bitmap");
@@ -164,7 +164,7 @@ static int bitmap_start(void *self, struct gw_error *err)
 	r = gw_memslots_set(bm->vm_fd, bm->ram, true, err);
 	/* With INITIALLY_SET everything counts as written; the caller asked for writes from now on. */
 	if (r == 0 && bm->manual)
-		r = take_all(bm, NULL, err);
+		r = take_all(bm, NULL, true, err);
 	if (r < 0)
 		bitmap_stop(bm);
 	return r;
@@ -173,9 +173,18 @@ static int bitmap_start(void *self, struct gw_error *err)
 static int bitmap_sync(void *self, uint64_t *bitmap, struct gw_error *err)
 {
 	struct gw_dirty_bitmap *bm = self;
-	int r = take_all(bm, bitmap, err);
+	int r = take_all(bm, bitmap, true, err);
 
 	(void)gw_ram_log_take(bm->ram, bitmap);
+	return r;
+}
+
+static int bitmap_peek(void *self, uint64_t *bitmap, struct gw_error *err)
+{
+	struct gw_dirty_bitmap *bm = self;
+	int r = bm->manual ? take_all(bm, bitmap, false, err) : -EOPNOTSUPP;
+
+	gw_ram_log_peek(bm->ram, bitmap);
 	return r;
 }
 
@@ -183,5 +192,6 @@ const struct gw_dirty_ops gw_dirty_bitmap_ops = {
 	.name = "kvm-bitmap",
 	.start = bitmap_start,
 	.sync = bitmap_sync,
+	.peek = bitmap_peek,
 	.stop = bitmap_stop,
 };

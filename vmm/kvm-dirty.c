@@ -34,6 +34,7 @@ struct gw_dirty_ring {
 	struct vcpu_ring rings[GW_MAX_CPUS];
 	unsigned count;
 	bool tracking;
+	bool taken;              /* entries were taken, and their pages are not protected again yet */
 	uint64_t *pending;       /* a bit for each page index */
 	struct gw_ratelimit limit;
 };
@@ -112,12 +113,10 @@ static void note_page(struct gw_dirty_ring *ring, const struct kvm_dirty_gfn *gf
 	ring->pending[page / 64] |= 1ull << (page % 64);
 }
 
-/* Takes what is in one ring. Returns the number of entries. */
-static unsigned take(struct gw_dirty_ring *ring, struct vcpu_ring *v)
+/* Takes what is in one ring. */
+static void take(struct gw_dirty_ring *ring, struct vcpu_ring *v)
 {
-	unsigned taken = 0;
-
-	while (taken < ring->entries) {
+	for (unsigned i = 0; i < ring->entries; i++) {
 		struct kvm_dirty_gfn *gfn = &v->gfns[v->next & (ring->entries - 1)];
 
 		/* Acquire: KVM writes the entry before its flag. Release: it re-uses the entry when it sees ours. */
@@ -126,23 +125,30 @@ static unsigned take(struct gw_dirty_ring *ring, struct vcpu_ring *v)
 		note_page(ring, gfn);
 		__atomic_store_n(&gfn->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
 		v->next++;
-		taken++;
+		ring->taken = true;
 	}
-	return taken;
 }
 
-/* Takes all rings' entries and has their pages protected again; under the lock. */
+/* Takes all rings' entries; under the lock. */
+static void take_all(struct gw_dirty_ring *ring)
+{
+	for (unsigned i = 0; i < ring->count; i++)
+		take(ring, &ring->rings[i]);
+}
+
+/* And has their pages protected again, with those that were taken before. */
 static int harvest(struct gw_dirty_ring *ring)
 {
-	unsigned taken = 0;
 	int r;
 
-	for (unsigned i = 0; i < ring->count; i++)
-		taken += take(ring, &ring->rings[i]);
-	if (!taken)
+	take_all(ring);
+	if (!ring->taken)
 		return 0;
 	r = gw_kvm_ioctl_value(ring->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
-	return r < 0 ? r : 0;
+	if (r < 0)
+		return r;
+	ring->taken = false;
+	return 0;
 }
 
 void gw_dirty_ring_full(struct gw_dirty_ring *ring)
@@ -199,6 +205,20 @@ static int ring_sync(void *self, uint64_t *bitmap, struct gw_error *err)
 	return r < 0 ? gw_error_errno(err, r, "cannot reset the dirty rings") : 0;
 }
 
+static int ring_peek(void *self, uint64_t *bitmap, struct gw_error *err)
+{
+	struct gw_dirty_ring *ring = self;
+	size_t words = gw_ram_bitmap_words(ring->ram);
+
+	pthread_mutex_lock(&ring->lock);
+	take_all(ring);
+	for (size_t i = 0; i < words; i++)
+		bitmap[i] |= ring->pending[i];
+	gw_ram_log_peek(ring->ram, bitmap);
+	pthread_mutex_unlock(&ring->lock);
+	return 0;
+}
+
 static void ring_stop(void *self)
 {
 	struct gw_dirty_ring *ring = self;
@@ -217,5 +237,6 @@ const struct gw_dirty_ops gw_dirty_ring_ops = {
 	.name = "kvm-ring",
 	.start = ring_start,
 	.sync = ring_sync,
+	.peek = ring_peek,
 	.stop = ring_stop,
 };

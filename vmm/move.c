@@ -13,20 +13,10 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "migrate/move.h"
+#include "vmm/effect.h"
 #include "vmm/move-machine.h"
+#include "vmm/prefault.h"
 #include "vmm/vm.h"
-
-_Atomic(uint32_t *) gw_vm_effect_word;
-
-void gw_vm_note_first_effect(void)
-{
-	uint32_t *word = atomic_load(&gw_vm_effect_word);
-
-	/* The word first: a thread that sees NULL goes on to its effect. */
-	if (word)
-		__atomic_store_n(word, 1, __ATOMIC_SEQ_CST);
-	atomic_store(&gw_vm_effect_word, NULL);
-}
 
 struct gw_vm_move {
 	struct gw_vm *vm;
@@ -39,7 +29,8 @@ struct gw_vm_move {
 	struct gw_move *engine;
 	enum gw_vm_move_state state;
 	uint64_t epoch;
-	bool ever;                     /* `shown` holds a move */
+	bool arriving;                 /* engine's thread: owned, and the source may not know yet */
+	bool ever;                     /* main thread: `shown` holds a move */
 	struct gw_move_progress shown; /* as last dispatched */
 
 	pthread_mutex_t lock;
@@ -74,7 +65,12 @@ static void op_stop(void *self)
 
 static void op_run(void *self)
 {
-	gw_vm_run(vm_of(self));
+	struct gw_vm_move *mv = self;
+
+	if (mv->arriving)
+		gw_vm_run_held(mv->vm);
+	else
+		gw_vm_run(mv->vm);
 }
 
 static bool op_running(void *self)
@@ -90,6 +86,11 @@ static int op_save(void *self, struct gw_buf *out, struct gw_error *err)
 static int op_load(void *self, const void *data, size_t len, struct gw_error *err)
 {
 	return gw_vm_load(vm_of(self), data, len, err);
+}
+
+static void op_warm(void *self)
+{
+	gw_vm_prefault(vm_of(self));
 }
 
 static int op_describe(void *self, Godwit__StreamMachine **ret, struct gw_error *err)
@@ -110,13 +111,25 @@ static int op_settled(void *self, struct gw_error *err)
 	return 0;
 }
 
-/* From now on the first effect on the outside is noted. */
 static void op_owned(void *self, uint64_t epoch)
 {
 	struct gw_vm_move *mv = self;
 
-	if (mv->journal)
-		atomic_store(&gw_vm_effect_word, (uint32_t *)gw_journal_effect_word(mv->journal));
+	gw_effect_arm();
+	mv->arriving = true;
+}
+
+static void op_released(void *self)
+{
+	struct gw_vm_move *mv = self;
+
+	mv->arriving = false;
+	gw_vm_release(mv->vm);
+}
+
+static uint64_t op_acted(void *self, uint64_t deadline_ns)
+{
+	return gw_effect_wait(deadline_ns);
 }
 
 static void op_announce(void *self)
@@ -132,8 +145,11 @@ static const struct gw_move_vm_ops vm_ops = {
 	.load = op_load,
 	.describe = op_describe,
 	.accept = op_accept,
+	.warm = op_warm,
 	.settled = op_settled,
 	.owned = op_owned,
+	.released = op_released,
+	.acted = op_acted,
 	.announce = op_announce,
 };
 
@@ -182,7 +198,6 @@ void gw_vm_move_free(struct gw_vm_move *mv)
 	if (!mv)
 		return;
 	gw_move_free(mv->engine);
-	atomic_store(&gw_vm_effect_word, NULL); /* it points into the journal */
 	gw_journal_close(mv->journal);
 	gw_closep(&mv->event_fd);
 	pthread_mutex_destroy(&mv->lock);

@@ -11,7 +11,6 @@
 #ifndef GW_VMM_MOVE_H
 #define GW_VMM_MOVE_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -79,18 +78,5 @@ uint64_t gw_vm_move_epoch(const struct gw_vm_move *mv);
 bool gw_vm_move_progress(const struct gw_vm_move *mv, struct gw_move_progress *ret);
 /* As a message whose strings and bytes point into *p. */
 void gw_vm_move_progress_msg(const struct gw_move_progress *p, Godwit__MoveProgress *msg);
-
-/*
- * Devices call gw_vm_note_effect() before an effect that the world outside can see: a packet handed to a tap, a disk write or flush
- * submitted. The first one after an arrival is noted in a shared page of the journal that survives SIGKILL; the agents may
- * give a VM whose destination died before any effect back to its source. Any thread; one load and one branch.
- */
-extern _Atomic(uint32_t *) gw_vm_effect_word; /* NULL, except between an arrival and its first effect */
-void gw_vm_note_first_effect(void);
-static inline void gw_vm_note_effect(void)
-{
-	if (__builtin_expect(atomic_load_explicit(&gw_vm_effect_word, memory_order_acquire) != NULL, 0))
-		gw_vm_note_first_effect();
-}
 
 #endif

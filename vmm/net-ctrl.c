@@ -91,7 +91,7 @@ static void send_rarp(struct gw_net *net)
 	memcpy(frame.eth.ether_shost, net->mac, sizeof(net->mac));
 	memcpy(frame.sender_mac, net->mac, sizeof(net->mac));
 	memcpy(frame.target_mac, net->mac, sizeof(net->mac));
-	net->vd.host.ops->note_effect(&net->vd.host);
+	/* Not an effect of the guest's (vmm/effect.h): whoever runs it in the end announces it last. */
 	if (write(net->tap, &frame, sizeof(frame)) < 0)
 		gw_warn_limited(&net->vd.limit, "net %s: cannot announce it: %s", net->vd.name, strerrordesc_np(errno));
 }
@@ -110,11 +110,15 @@ void gw_net_announce_start(struct gw_net *net)
 	send_rarp(net);
 	net->announcements = ARRAY_SIZE(announce_pause_ms);
 	arm(net, announce_pause_ms[0]);
-	/* §5.1.6.5.4: the guest sends gratuitous ARP for its addresses and says so on the control queue. */
-	if (gw_virtio_has(&net->vd, VIRTIO_NET_F_GUEST_ANNOUNCE)) {
-		__atomic_fetch_or(&net->link, VIRTIO_NET_S_ANNOUNCE, __ATOMIC_RELAXED);
-		gw_virtio_config_changed(&net->vd);
-	}
+}
+
+/* §5.1.6.5.4: the guest sends gratuitous ARP for its addresses and says so on the control queue. */
+static void ask_guest(struct gw_net *net)
+{
+	if (!gw_virtio_has(&net->vd, VIRTIO_NET_F_GUEST_ANNOUNCE))
+		return;
+	__atomic_fetch_or(&net->link, VIRTIO_NET_S_ANNOUNCE, __ATOMIC_RELAXED);
+	gw_virtio_config_changed(&net->vd);
 }
 
 void gw_net_announce_tick(struct gw_net *net)
@@ -123,7 +127,10 @@ void gw_net_announce_tick(struct gw_net *net)
 		return;
 	send_rarp(net);
 	net->announcements--;
-	if (net->announcements > 0)
+	/* The guest's own announcement adds little to ours: it does not delay the first answers of one that has just arrived. */
+	if (net->announcements == 0)
+		ask_guest(net);
+	else
 		arm(net, announce_pause_ms[ARRAY_SIZE(announce_pause_ms) - net->announcements]);
 }
 

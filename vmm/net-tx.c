@@ -15,7 +15,7 @@ static bool send_packet(struct gw_net *net)
 	const struct gw_vq_chain *c = &net->chain;
 	ssize_t n;
 
-	net->vd.host.ops->note_effect(&net->vd.host);
+	net->vd.host.ops->note_effect(&net->vd.host, GW_EFFECT_PACKET);
 	do {
 		n = writev(net->tap, c->iov, (int)c->nout);
 	} while (n < 0 && errno == EINTR);

@@ -335,6 +335,7 @@ static void device_free(void *self)
 }
 
 static const struct gw_device_ops device_ops = {
+	.outside = true,
 	.reset = device_reset,
 	.resume = device_resume,
 	.quiesce = device_quiesce,

@@ -52,6 +52,7 @@ struct gw_vm {
 
 	pthread_mutex_t life_lock; /* gw_vm_stop, gw_vm_run and what may only be done in between */
 	bool running;              /* under life_lock */
+	bool held;                 /* under life_lock: devices with outside effects wait for gw_vm_release() */
 	bool stopped_before;       /* under life_lock: vCPUs ran and were stopped; kvmclock must be told */
 
 	pthread_mutex_t event_lock;

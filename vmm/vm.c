@@ -134,14 +134,25 @@ void gw_vm_stop(struct gw_vm *vm)
 	pthread_mutex_unlock(&vm->life_lock);
 }
 
-void gw_vm_run(struct gw_vm *vm)
+/* Those with outside effects, or the others. */
+static void resume_devices(struct gw_vm *vm, bool outside)
+{
+	for (unsigned i = 0; i < vm->ndevices; i++) {
+		const struct gw_device *dev = &vm->devices[i];
+
+		if (dev->ops->resume && dev->ops->outside == outside)
+			dev->ops->resume(dev->self);
+	}
+}
+
+static void run(struct gw_vm *vm, bool held)
 {
 	pthread_mutex_lock(&vm->life_lock);
 	if (!vm->running) {
-		for (unsigned i = 0; i < vm->ndevices; i++) {
-			if (vm->devices[i].ops->resume)
-				vm->devices[i].ops->resume(vm->devices[i].self);
-		}
+		resume_devices(vm, false);
+		if (!held)
+			resume_devices(vm, true);
+		vm->held = held;
 		for (unsigned i = 0; vm->stopped_before && i < vm->config->cpus; i++)
 			gw_vcpu_note_pause(gw_vcpus_get(vm->vcpus, i));
 		vm->running = true;
@@ -152,6 +163,25 @@ void gw_vm_run(struct gw_vm *vm)
 		if (!gw_vm_event_pending(vm))
 			gw_vcpus_run(vm->vcpus);
 	}
+	pthread_mutex_unlock(&vm->life_lock);
+}
+
+void gw_vm_run(struct gw_vm *vm)
+{
+	run(vm, false);
+}
+
+void gw_vm_run_held(struct gw_vm *vm)
+{
+	run(vm, true);
+}
+
+void gw_vm_release(struct gw_vm *vm)
+{
+	pthread_mutex_lock(&vm->life_lock);
+	if (vm->running && vm->held)
+		resume_devices(vm, true);
+	vm->held = false;
 	pthread_mutex_unlock(&vm->life_lock);
 }
 

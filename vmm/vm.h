@@ -90,6 +90,12 @@ int gw_vm_add_device(struct gw_vm *vm, const struct gw_device *dev, struct gw_er
 void gw_vm_stop(struct gw_vm *vm);
 /* Resumes devices and lets vCPUs run. No-op when running. */
 void gw_vm_run(struct gw_vm *vm);
+/*
+ * An arrival: lets vCPUs run, and devices whose effects can be seen from outside only at gw_vm_release(). A stop in between, then
+ * gw_vm_run(), resumes all.
+ */
+void gw_vm_run_held(struct gw_vm *vm);
+void gw_vm_release(struct gw_vm *vm);
 bool gw_vm_running(const struct gw_vm *vm);
 
 /*

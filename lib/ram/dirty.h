@@ -20,6 +20,11 @@ struct gw_dirty_ops {
 	 * With all writers stopped, one call takes everything.
 	 */
 	int (*sync)(void *self, uint64_t *bitmap, struct gw_error *err);
+	/*
+	 * ORs the same pages into `bitmap` and re-arms nothing: they are told again by the next sync, and their writers are not stopped by new
+	 * faults. -EOPNOTSUPP where that cannot be had; may be NULL.
+	 */
+	int (*peek)(void *self, uint64_t *bitmap, struct gw_error *err);
 	/* Ends tracking; what was not synced is forgotten. Safe without start. */
 	void (*stop)(void *self);
 };

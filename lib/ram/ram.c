@@ -225,6 +225,14 @@ uint64_t gw_ram_log_take(struct gw_ram *ram, uint64_t *bitmap)
 	return fresh;
 }
 
+void gw_ram_log_peek(struct gw_ram *ram, uint64_t *bitmap)
+{
+	size_t words = gw_ram_bitmap_words(ram);
+
+	for (size_t i = 0; i < words; i++)
+		bitmap[i] |= __atomic_load_n(&ram->log[i], __ATOMIC_ACQUIRE);
+}
+
 void gw_ram_digest(const struct gw_ram *ram, uint8_t digest[16])
 {
 	XXH3_state_t *state = XXH3_createState();

@@ -60,6 +60,8 @@ void gw_ram_log_start(struct gw_ram *ram);
 void gw_ram_log_stop(struct gw_ram *ram);
 /* ORs the log into `bitmap` (gw_ram_pages() bits, 64-bit words) and clears it. Returns how many bits were newly set in `bitmap`. */
 uint64_t gw_ram_log_take(struct gw_ram *ram, uint64_t *bitmap);
+/* The same without taking: a later take tells them again. */
+void gw_ram_log_peek(struct gw_ram *ram, uint64_t *bitmap);
 
 /* 64-bit words that a bitmap over all pages needs. */
 static inline size_t gw_ram_bitmap_words(const struct gw_ram *ram)

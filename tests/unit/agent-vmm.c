@@ -104,6 +104,11 @@ static int op_accept(void *self, const Godwit__StreamMachine *theirs, struct gw_
 	return ((struct fake *)self)->inner.ops->accept(((struct fake *)self)->inner.self, theirs, err);
 }
 
+static void op_released(void *self)
+{
+	((struct fake *)self)->inner.ops->released(((struct fake *)self)->inner.self);
+}
+
 static const struct gw_move_vm_ops ops = {
 	.stop = op_stop,
 	.run = op_run,
@@ -112,6 +117,7 @@ static const struct gw_move_vm_ops ops = {
 	.load = op_load,
 	.describe = op_describe,
 	.accept = op_accept,
+	.released = op_released,
 };
 
 static struct gw_move_vm handle(struct fake *f)
@@ -448,8 +454,6 @@ static int start(struct fake *f, struct gw_error *err)
 	r = r ?: gw_journal_open(f->journal_path, &f->journal, err);
 	if (r < 0)
 		return r;
-	if (getenv("GW_TEST_EFFECT"))
-		f->vm.effect = gw_journal_effect_word(f->journal);
 	f->state = f->incoming ? WAITING : NONE;
 	if (f->incoming)
 		return 0;

@@ -6,7 +6,7 @@
  * While its VM runs it holds a lock on a file that all VMMs of that name share (GW_TEST_DIR/NAME.running); a second one that would
  * run at the same time leaves GW_TEST_DIR/NAME.two behind: invariant 1 is broken.
  *
- * Environment: GW_TEST_EFFECT=1: the guest has an outside effect as soon as it runs. GW_TEST_DEAF=1: it does not hear its power button.
+ * Environment: GW_TEST_DEAF=1: it does not hear its power button.
  * A kernel whose path ends in "/bad" does not start.
  */
 #ifndef GW_TESTS_AGENT_VMM_H

@@ -80,7 +80,7 @@ static int ioeventfd(const struct gw_devhost *host, uint64_t addr, unsigned len,
 	return 0;
 }
 
-static void note_effect(const struct gw_devhost *host)
+static void note_effect(const struct gw_devhost *host, enum gw_effect effect)
 {
 	__atomic_fetch_add(&the_fake->effects, 1, __ATOMIC_RELAXED);
 }

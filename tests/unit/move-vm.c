@@ -172,11 +172,22 @@ static void op_stop(void *self)
 
 static void op_run(void *self)
 {
+	move_vm_run(self);
+}
+
+static void op_released(void *self)
+{
+	((struct move_vm *)self)->released = true;
+}
+
+static uint64_t op_acted(void *self, uint64_t deadline_ns)
+{
 	struct move_vm *vm = self;
 
-	if (vm->effect)
-		atomic_store(vm->effect, 1);
-	move_vm_run(self);
+	if (!vm->acts_after_ms)
+		return 0;
+	usleep(vm->acts_after_ms * 1000);
+	return gw_now_ns();
 }
 
 static bool op_running(void *self)
@@ -254,6 +265,12 @@ static int log_sync(void *self, uint64_t *bitmap, struct gw_error *err)
 	return 0;
 }
 
+static int log_peek(void *self, uint64_t *bitmap, struct gw_error *err)
+{
+	gw_ram_log_peek(self, bitmap);
+	return 0;
+}
+
 static void log_stop(void *self)
 {
 	gw_ram_log_stop(self);
@@ -270,12 +287,15 @@ struct gw_move_vm move_vm_handle(struct move_vm *vm)
 		.describe = op_describe,
 		.accept = op_accept,
 		.owned = op_owned,
+		.released = op_released,
+		.acted = op_acted,
 		.announce = op_announce,
 	};
 	static const struct gw_dirty_ops log_ops = {
 		.name = "log",
 		.start = log_start,
 		.sync = log_sync,
+		.peek = log_peek,
 		.stop = log_stop,
 	};
 

@@ -21,7 +21,7 @@ struct move_vm {
 	uint64_t save_size;          /* bytes of padding in the saved state */
 	uint32_t cpus;               /* as described to the other side */
 	bool fail_load, fail_save;
-	_Atomic(uint32_t) *effect;   /* set by each run: a guest that acts on the outside at once */
+	unsigned acts_after_ms;      /* when a sign of life comes after the release; 0: none */
 
 	pthread_mutex_t lock;
 	pthread_cond_t change;
@@ -30,7 +30,7 @@ struct move_vm {
 	uint64_t writes;             /* the guest's own counter: part of its state */
 	uint64_t rng;
 	uint64_t owned_epoch;
-	bool announced;
+	bool released, announced;
 };
 
 /* RAM of `size` bytes (a second region when `hole` > 0 and size is past it); stopped. Exits the process on failure. */

@@ -236,7 +236,7 @@ static void check_dirty(bool bitmap, const char *name)
 	struct guest g = { .said = GW_BUF_INIT };
 	struct gw_dirty_source source;
 	struct gw_ram *ram;
-	uint64_t *dirty;
+	uint64_t *dirty, *peeked;
 	uint8_t *shadow;
 
 	boot(&g, bitmap);
@@ -246,8 +246,9 @@ static void check_dirty(bool bitmap, const char *name)
 	assert_string_equal(source.ops->name, name);
 	dirty = calloc(gw_ram_bitmap_words(ram), sizeof(uint64_t));
 	shadow = mmap(NULL, gw_ram_size(ram), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	peeked = calloc(gw_ram_bitmap_words(ram), sizeof(uint64_t));
 	for (int session = 0; session < 3; session++) {
-		uint64_t told = 0;
+		uint64_t told = 0, seen = 0;
 
 		check_ok(source.ops->start(source.self, &err), &err);
 		copy_pages(ram, NULL, shadow);
@@ -257,12 +258,18 @@ static void check_dirty(bool bitmap, const char *name)
 				gw_vm_stop(g.vm);
 			else
 				poll(NULL, 0, 100); /* lets the guest write */
+			memset(peeked, 0, gw_ram_bitmap_words(ram) * sizeof(uint64_t));
+			/* Looking takes nothing away. */
+			check_ok(source.ops->peek(source.self, peeked, &err), &err);
 			check_ok(source.ops->sync(source.self, dirty, &err), &err);
-			for (size_t i = 0; i < gw_ram_bitmap_words(ram); i++)
+			for (size_t i = 0; i < gw_ram_bitmap_words(ram); i++) {
+				assert_int_equal(peeked[i] & ~dirty[i], 0);
+				seen += (uint64_t)__builtin_popcountll(peeked[i]);
 				told += (uint64_t)__builtin_popcountll(dirty[i]);
+			}
 			copy_pages(ram, dirty, shadow);
 		}
-		assert_true(told > 0);
+		assert_true(told > 0 && seen > 0);
 		for (uint64_t i = 0; i < gw_ram_pages(ram); i++) {
 			if (memcmp(shadow + i * GW_PAGE_SIZE, gw_ram_page(ram, i), GW_PAGE_SIZE))
 				fail_msg("%s: page %llu was written and not told", name, (unsigned long long)i);
@@ -275,6 +282,7 @@ static void check_dirty(bool bitmap, const char *name)
 	expect(&g, "alive-42", 60);
 	munmap(shadow, gw_ram_size(ram));
 	free(dirty);
+	free(peeked);
 	destroy(&g);
 	gw_buf_release(&g.said);
 }

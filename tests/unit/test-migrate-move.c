@@ -57,6 +57,27 @@ static void moves_an_idle_vm(void **state)
 	move_pair_release(&p);
 }
 
+/* The blackout lasts until the guest is heard of again, by the destination's word. */
+static void the_blackout_ends_with_a_sign_of_life(void **state)
+{
+	static const unsigned after_ms[] = { 0, 60 };
+	uint64_t told[ARRAY_SIZE(after_ms)];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(after_ms); i++) {
+		struct move_pair p;
+
+		move_pair_init(&p, 4 * MIB, 0, 1);
+		p.d.acts_after_ms = after_ms[i];
+		move_pair_start(&p);
+		assert_moved(&p);
+		assert_true(p.d.released);
+		told[i] = p.es.latest.blackout_us;
+		move_pair_release(&p);
+	}
+	assert_true(told[1] >= 60000);
+	assert_true(told[0] > 0);
+}
+
 static void moves_a_paused_vm_paused(void **state)
 {
 	struct move_pair p;
@@ -315,6 +336,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(moves_an_idle_vm),
+		cmocka_unit_test(the_blackout_ends_with_a_sign_of_life),
 		cmocka_unit_test(moves_a_paused_vm_paused),
 		cmocka_unit_test(moves_under_writes),
 		cmocka_unit_test(moves_slowly_under_writes),
