@@ -284,6 +284,8 @@ static int follow_locked(struct depart *d, struct gw_error *err)
 		} else if (!d->req && !*phase && g->status && g->status->state != GODWIT__VMM_RUN_STATE__VMM_MOVING) {
 			return gw_error_set(err, ECANCELED, "the agent was restarted before the move began; VM %s stays here", g->name);
 		} else if (!strcmp(phase, "done")) {
+			if (gw_watch_released_locked(g))
+				return 0;
 			gone_ns = gone_ns ?: gw_now_ns();
 			if (gw_now_ns() - gone_ns > GONE_PATIENCE)
 				gw_watch_kill_locked(g, gw_now_ns() + GONE_PATIENCE);
@@ -341,6 +343,28 @@ static void back_to_normal(struct gw_guest *g)
 	pthread_mutex_unlock(&g->lock);
 }
 
+/* The operator's move is over; what follows is ours. With g->lock held. */
+static void answer_locked(struct gw_guest *g, int r, const struct gw_error *err)
+{
+	g->departed = *err;
+	g->departed.code = -r;
+	g->departing = false;
+	g->leaving = r == 0;
+	pthread_cond_broadcast(&g->changed);
+}
+
+/* The VMM has let go of its VM and ends by itself. With g->lock held. */
+static void wait_ended_locked(struct gw_guest *g)
+{
+	uint64_t deadline = gw_now_ns() + GONE_PATIENCE;
+	int r = 0;
+
+	while (g->watched && r == 0)
+		r = gw_guest_wait_locked(g, deadline);
+	if (r == -ETIMEDOUT)
+		gw_watch_kill_locked(g, gw_now_ns() + GONE_PATIENCE);
+}
+
 static void depart(void *arg)
 {
 	struct depart *d = arg;
@@ -363,7 +387,6 @@ static void depart(void *arg)
 	}
 	if (r == 0) {
 		gw_failpoint(GW_FP_SRC_RECORDED);
-		tell_peer(d, GODWIT__AGENT_REQUEST__OP_PEER_RELEASED);
 	} else if (r != -EUCLEAN && !g->agent->stopping) {
 		gw_failpoint(GW_FP_SRC_FAILED);
 		back_to_normal(g);
@@ -372,9 +395,13 @@ static void depart(void *arg)
 	}
 	report(g, r, &err);
 	pthread_mutex_lock(&g->lock);
-	g->departed = err;
-	g->departed.code = -r;
-	g->departing = false;
+	answer_locked(g, r, &err);
+	pthread_mutex_unlock(&g->lock);
+	if (r == 0)
+		tell_peer(d, GODWIT__AGENT_REQUEST__OP_PEER_RELEASED);
+	pthread_mutex_lock(&g->lock);
+	if (r == 0)
+		wait_ended_locked(g);
 	gw_guest_end_locked(g);
 	pthread_mutex_unlock(&g->lock);
 	gw_chan_free(d->peer);

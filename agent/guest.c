@@ -280,8 +280,15 @@ int gw_guest_add(struct gw_agent *a, Godwit__VmRecord *record, const char *op, b
 	return 0;
 }
 
+void gw_guest_wait_left_locked(struct gw_guest *g)
+{
+	while (g->leaving && !g->gone && gw_guest_wait_locked(g, GW_NO_DEADLINE) == 0)
+		;
+}
+
 int gw_guest_begin_locked(struct gw_guest *g, const char *op, struct gw_error *err)
 {
+	gw_guest_wait_left_locked(g);
 	if (g->gone)
 		return gw_error_set(err, ESRCH, "no VM %s", g->name);
 	if (g->record->state == GODWIT__VM_STATE__VM_DOUBT)
@@ -306,6 +313,7 @@ int gw_guest_begin(struct gw_guest *g, const char *op, struct gw_error *err)
 void gw_guest_end_locked(struct gw_guest *g)
 {
 	g->op = NULL;
+	g->leaving = false;
 	pthread_cond_broadcast(&g->changed);
 }
 

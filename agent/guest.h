@@ -30,7 +30,8 @@ struct gw_guest {
 	int pidfd;
 	bool starting;               /* `start` waits for the VMM's first word */
 	bool stopping;               /* we ended it: however it goes is fine */
-	bool departing;              /* a thread drives or follows a move away */
+	bool departing;              /* a thread drives or follows a move away, and its end is not known */
+	bool leaving;                /* operation "move" lasts only until what the VM left here is gone */
 	bool cancel;                 /* asked of that thread */
 	struct gw_error departed;    /* how the last move away ended; code 0: well */
 	bool settling;               /* a thread asks the other side how a move ended */
@@ -66,7 +67,11 @@ void gw_guest_remove(struct gw_guest *g);
 /* An array of references (free each, then the array). 0 or -ENOMEM. */
 int gw_guest_list(struct gw_agent *a, struct gw_guest ***ret, unsigned *n);
 
-/* Begins an operation: -EBUSY tells which one is under way, -ESRCH that it was removed, -EUCLEAN that its owner is in doubt. */
+/*
+ * With g->lock held: while `leaving`, waits for the end of that. The operator was told that the move is done; whatever is asked next comes after.
+ */
+void gw_guest_wait_left_locked(struct gw_guest *g);
+/* Begins an operation, after gw_guest_wait_left_locked(): -EBUSY tells which one is under way, -ESRCH that it was removed, -EUCLEAN that its owner is in doubt. */
 int gw_guest_begin(struct gw_guest *g, const char *op, struct gw_error *err);
 void gw_guest_end(struct gw_guest *g);
 /* With g->lock held. */

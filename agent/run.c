@@ -156,6 +156,26 @@ static int wait_started_locked(struct gw_guest *g, struct gw_error *err)
 	return gw_error_set(err, EIO, "VM %s %s", g->name, *g->record->reason ? g->record->reason : "failed to start");
 }
 
+/* Hashes the boot files while nobody waits for it: a move names them by content, and finds it remembered. Takes its reference. */
+static void learn_boot_files(void *arg)
+{
+	struct gw_guest *g = arg;
+	const Godwit__VmRecord *rec = g->record;
+	gw_autofree char *kernel = NULL, *initrd = NULL;
+	uint8_t digest[GW_SHA256_LEN];
+	uint64_t size;
+
+	pthread_mutex_lock(&g->lock);
+	kernel = strdup(*rec->kernel_file ? rec->kernel_file : rec->config->kernel);
+	initrd = strdup(*rec->initrd_file ? rec->initrd_file : rec->config->initrd);
+	pthread_mutex_unlock(&g->lock);
+	if (kernel)
+		(void)gw_bootfile_digest(g->agent, kernel, digest, &size, NULL);
+	if (initrd && *initrd)
+		(void)gw_bootfile_digest(g->agent, initrd, digest, &size, NULL);
+	gw_guest_unref(g);
+}
+
 int gw_run_start(struct gw_guest *g, struct gw_error *err)
 {
 	Godwit__VmState state;
@@ -196,14 +216,18 @@ int gw_run_start(struct gw_guest *g, struct gw_error *err)
 	g->starting = false;
 	gw_guest_end_locked(g);
 	pthread_mutex_unlock(&g->lock);
+	if (r == 0 && gw_agent_thread(g->agent, learn_boot_files, gw_guest_ref(g), NULL) < 0)
+		gw_guest_unref(g);
 	return r;
 }
 
 /* With g->lock held; begins operation `op` if the VM is in a state where it makes sense. */
 static int begin_live(struct gw_guest *g, const char *op, struct gw_error *err)
 {
-	Godwit__VmState state = g->record->state;
+	Godwit__VmState state;
 
+	gw_guest_wait_left_locked(g);
+	state = g->record->state;
 	if (g->gone || g->op || state == GODWIT__VM_STATE__VM_DOUBT)
 		return gw_guest_begin_locked(g, op, err);
 	if (!gw_vm_state_is_live(state) || !g->watched)
@@ -304,6 +328,7 @@ int gw_run_remove(struct gw_guest *g, struct gw_error *err)
 	if (!lock)
 		return gw_error_set(err, ENOMEM, "out of memory");
 	pthread_mutex_lock(&g->lock);
+	gw_guest_wait_left_locked(g);
 	state = g->record->state;
 	if (g->gone || g->op || state == GODWIT__VM_STATE__VM_DOUBT)
 		r = gw_guest_begin_locked(g, "remove", err);

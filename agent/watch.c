@@ -247,6 +247,19 @@ static bool follow(struct gw_guest *g, int pidfd)
 	return false;
 }
 
+bool gw_watch_released_locked(struct gw_guest *g)
+{
+	gw_autofree char *path = gw_guest_path(g, "journal");
+	struct gw_journal_entry j;
+
+	if (!path || gw_journal_read(path, &j, NULL) < 0 || j.state != GW_JOURNAL_RELEASED || j.epoch <= g->record->epoch)
+		return false;
+	gw_guest_failpoint_locked(g, GW_FP_SRC_RELEASED);
+	g->record->epoch = j.epoch;
+	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "moved to %s", *j.peer ? j.peer : g->record->peer);
+	return true;
+}
+
 /* With g->lock held: a VMM of a guest that belongs here (as far as we knew) is dead; its journal says whose it is. */
 static void conclude_locked(struct gw_guest *g, bool well, const char *how)
 {
@@ -254,16 +267,15 @@ static void conclude_locked(struct gw_guest *g, bool well, const char *how)
 	gw_autofree char *log = gw_guest_path(g, "vmm.log");
 	struct gw_journal_entry j = { 0 };
 	char words[256] = "";
-	int r = path ? gw_journal_read(path, &j, NULL) : -ENOMEM;
+	int r;
 
+	/* It may have been seen to let go before it ended. */
+	if (g->record->state == GODWIT__VM_STATE__VM_MOVED || gw_watch_released_locked(g))
+		return;
+	r = path ? gw_journal_read(path, &j, NULL) : -ENOMEM;
 	if (log)
 		gw_process_last_words(log, words, sizeof(words));
-	if (r == 0 && j.state == GW_JOURNAL_RELEASED && j.epoch > g->record->epoch) {
-		gw_guest_failpoint_locked(g, GW_FP_SRC_RELEASED);
-		g->record->epoch = j.epoch;
-		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "moved to %s",
-					  *j.peer ? j.peer : g->record->peer);
-	} else if (r == 0 && j.state == GW_JOURNAL_COMMITTING) {
+	if (r == 0 && j.state == GW_JOURNAL_COMMITTING) {
 		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_DOUBT,
 					  "its VMM died while ownership passed to %s; asking %s who has it", g->record->peer,
 					  g->record->peer);

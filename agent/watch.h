@@ -22,6 +22,12 @@ void gw_watch_adopt(struct gw_guest *g);
  */
 int gw_watch_kill_locked(struct gw_guest *g, uint64_t deadline_ns);
 
+/*
+ * With g->lock held, which it may drop meanwhile: notes that the VM has moved away if the journal says that its VMM let go of it, whether
+ * that has ended or not. False: the journal says something else.
+ */
+bool gw_watch_released_locked(struct gw_guest *g);
+
 /* Asks the VMM for its state and notes it. */
 int gw_watch_refresh(struct gw_guest *g, struct gw_error *err);
 
