@@ -387,6 +387,8 @@ static void depart(void *arg)
 	}
 	if (r == 0) {
 		gw_failpoint(GW_FP_SRC_RECORDED);
+		/* Answered when the destination has it on record: whoever goes on there next finds the VM. */
+		tell_peer(d, GODWIT__AGENT_REQUEST__OP_PEER_RELEASED);
 	} else if (r != -EUCLEAN && !g->agent->stopping) {
 		gw_failpoint(GW_FP_SRC_FAILED);
 		back_to_normal(g);
@@ -396,10 +398,6 @@ static void depart(void *arg)
 	report(g, r, &err);
 	pthread_mutex_lock(&g->lock);
 	answer_locked(g, r, &err);
-	pthread_mutex_unlock(&g->lock);
-	if (r == 0)
-		tell_peer(d, GODWIT__AGENT_REQUEST__OP_PEER_RELEASED);
-	pthread_mutex_lock(&g->lock);
 	if (r == 0)
 		wait_ended_locked(g);
 	gw_guest_end_locked(g);
