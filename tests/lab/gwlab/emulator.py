@@ -27,16 +27,19 @@ def hardware_kvm():
 
 def default_cpus():
     """
-    Emulated CPUs of one host are not kept coherent well enough for a hypervisor: with two of them about one guest in ten dies within a
-    minute, of an instruction fetch through no longer existing page tables right after VMRUN (seen with our VMM and without a move). With one, none did.
+    Emulated CPUs that run side by side in one host are not kept coherent well enough for a hypervisor: with two of them about one guest in ten
+    died within a minute, of an instruction fetch through page tables that are not there, right after VMRUN (with and without a move). With
+    one, none did.
     """
     return 2 if hardware_kvm() else 1
 
 
-def accelerator_arguments():
+def accelerator_arguments(cpus):
     if hardware_kvm():
         return ["-accel", "kvm", "-cpu", "host"]
-    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", "EPYC,+svm,+npt"]
+    # One thread for all CPUs of a host takes turns with them, and so keeps them coherent.
+    thread = "multi" if cpus == 1 else "single"
+    return ["-accel", f"tcg,thread={thread},tb-size={TRANSLATION_CACHE_MIB}", "-cpu", "EPYC,+svm,+npt"]
 
 
 def _network_arguments(name, tap, mac):
@@ -65,7 +68,7 @@ class Host:
             memory += ",hugetlb=on,hugetlbsize=2M"
         kernel_line = f"console=ttyS0 mitigations=off tsc=reliable nokaslr loglevel=5 lab.host={names.number(n)}"
         return [EMULATOR, "-name", f"godwit-lab-{n}", "-nodefaults", "-no-user-config", "-display", "none",
-                *accelerator_arguments(),
+                *accelerator_arguments(self.cpus),
                 "-M", "q35,memory-backend=memory,hpet=off,vmport=off", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus),
                 "-object", memory,
                 "-kernel", str(self.image.kernel), "-initrd", str(self.image.initramfs), "-append", kernel_line,
