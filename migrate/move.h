@@ -69,7 +69,7 @@ struct gw_move_vm_ops {
 };
 
 /* How long both sides wait for a sign of life before the move is told to be done. */
-#define GW_MOVE_ACT_NS (250 * GW_NS_PER_MS)
+#define GW_MOVE_ACT_NS (400 * GW_NS_PER_MS)
 
 struct gw_move_vm {
 	const struct gw_move_vm_ops *ops;
