@@ -7,14 +7,11 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "lib/util.h"
 #include "migrate/move-internal.h"
 #include "migrate/pages.h"
 
-/* Where the guest and the senders want the same processor, the guest comes first: its weight is three times theirs. */
-#define NICE 5
 /* Words of the bitmap that a thread takes at a time: 512 pages. */
 #define PIECE_WORDS 8
 /* A capped sender may be this far behind its pace and catch up. */
@@ -214,8 +211,6 @@ static void *sender_main(void *arg)
 	uint32_t done = 0;
 	bool ended = false;
 
-	/* 0: this thread alone, on Linux. */
-	(void)setpriority(PRIO_PROCESS, 0, NICE);
 	while (!ended && next_round(s, done)) {
 		int r = send_round(t, &err);
 
