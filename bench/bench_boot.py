@@ -16,13 +16,13 @@ KIND, MEMORY_MIB = "6.12-cloud", 256
 CONSOLE = "/tmp/boot-console"
 DEADLINE_S = 120
 # Runs in the host: milliseconds from the start to init's line, then the process whose memory is looked at.
-SCRIPT = """rm -f {console}; begin=$(date +%s%N); {command} > /tmp/boot-log 2>&1 & pid=$!
+SCRIPT = """rm -f {console}; now() {{ echo ${{EPOCHREALTIME/./}}; }}; begin=$(now); {command} > /tmp/boot-log 2>&1 & pid=$!
 while ! grep -q GUEST-READY {console} 2>/dev/null; do
 	kill -0 $pid 2>/dev/null || {{ cat /tmp/boot-log >&2; exit 1; }}
-	[ $(($(date +%s%N) - begin)) -lt {deadline}000000000 ] || exit 2
+	[ $(($(now) - begin)) -lt {deadline}000000 ] || exit 2
 	usleep 10000
 done
-echo $((($(date +%s%N) - begin) / 1000000)); cat /proc/$pid/smaps; kill -9 $pid; wait $pid
+echo $((($(now) - begin) / 1000)); cat /proc/$pid/smaps; kill -9 $pid; wait $pid; exit 0
 """
 
 
@@ -44,7 +44,7 @@ def own_memory_mib(smaps):
 
 
 def once(lab, command):
-    done = lab.sh("h1", SCRIPT.format(console=CONSOLE, command=command, deadline=DEADLINE_S))
+    done = lab.sh("h1", "bash", "-c", SCRIPT.format(console=CONSOLE, command=command, deadline=DEADLINE_S))
     first, smaps = done.stdout.split("\n", 1)
     return {"boot_ms": int(first), "own_memory_mib": own_memory_mib(smaps)}
 
