@@ -105,10 +105,11 @@ int gw_nbd_connect_first(struct gw_nbd *nbd, struct gw_error *err)
 {
 	int r = begin_connect(nbd, err);
 
+	/* Looked at before it is waited for: to begin may have been all, and then the server has nothing more to say. */
 	while (r == 0) {
-		if (nbd_poll(nbd->handle, gw_ms_until(nbd->connect_by_ns)) < 0)
-			return gw_error_set(err, nbd_get_errno() ?: EIO, "%s: %s", nbd->uri, nbd_get_error() ?: "cannot connect");
 		r = connect_result(nbd, err);
+		if (r == 0 && nbd_poll(nbd->handle, gw_ms_until(nbd->connect_by_ns)) < 0)
+			return gw_error_set(err, nbd_get_errno() ?: EIO, "%s: %s", nbd->uri, nbd_get_error() ?: "cannot connect");
 	}
 	return r < 0 ? r : 0;
 }

@@ -2,12 +2,19 @@
 /* virtio-blk on an NBD server (nbdkit) that slows down, dies and comes back. Skipped, loudly, where there is no nbdkit. */
 #include "tests/unit/cmocka-all.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
+#include <netinet/in.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "lib/buf.h"
@@ -310,6 +317,75 @@ static void quiesce_is_quick_when_idle(void **state)
 	assert_in_range(best, 0, GW_NS_PER_MS);
 }
 
+/*
+ * A server's half of a handshake (NBD protocol, "Fixed newstyle negotiation"): greeting; structured replies unsupported; an export of SIZE
+ * bytes for NBD_OPT_GO. It is sent before the client says a word, as if the client had been slow.
+ */
+#define REPLY "\x00\x03\xe8\x89\x04\x55\x65\xa9"
+static const char handshake[] = "NBDMAGICIHAVEOPT\x00\x03"
+	REPLY "\x00\x00\x00\x08" "\x80\x00\x00\x01" "\x00\x00\x00\x00"
+	REPLY "\x00\x00\x00\x07" "\x00\x00\x00\x03" "\x00\x00\x00\x0c" "\x00\x00" "\x00\x00\x00\x00\x00\x80\x00\x00" "\x00\x05"
+	REPLY "\x00\x00\x00\x07" "\x00\x00\x00\x01" "\x00\x00\x00\x00";
+
+static atomic_int whole_answer; /* bytes that a new connection has before its client goes on */
+
+/* libnbd's as well. */
+int connect(int fd, const struct sockaddr *address, socklen_t len)
+{
+	int r = (int)syscall(SYS_connect, fd, address, len);
+	int error = errno, there = 0;
+
+	while (there < atomic_load(&whole_answer))
+		assert_int_equal(ioctl(fd, FIONREAD, &there), 0);
+	errno = error; /* EINPROGRESS most likely */
+	return r;
+}
+
+static void *serve_handshake(void *arg)
+{
+	int *listener = arg, fd = accept(*listener, NULL, NULL);
+	char byte;
+
+	assert_int_equal(write(fd, handshake, sizeof(handshake) - 1), sizeof(handshake) - 1);
+	while (read(fd, &byte, 1) > 0)
+		;
+	close(fd);
+	return NULL;
+}
+
+/* When the server's answers are there as soon as the client asks, the connection is made before anything is waited for. */
+static void a_quick_server_is_not_waited_for(void **state)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(address);
+	char uri[40];
+	const struct gw_disk_config config = { .name = "vda", .path = uri };
+	struct fake_host *fake = fake_host_new();
+	struct gw_error err = GW_ERROR_INIT;
+	struct gw_blk *blk;
+	struct gw_device dev;
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	uint64_t start;
+	pthread_t server;
+
+	assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_int_equal(getsockname(listener, (struct sockaddr *)&address, &len), 0);
+	snprintf(uri, sizeof(uri), "nbd://127.0.0.1:%u", ntohs(address.sin_port));
+	assert_int_equal(listen(listener, 1), 0);
+	assert_int_equal(pthread_create(&server, NULL, serve_handshake, &listener), 0);
+	atomic_store(&whole_answer, sizeof(handshake) - 1);
+	start = gw_now_ns();
+	if (gw_blk_new(&config, false, &fake->host, &blk, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_in_range(gw_now_ns() - start, 0, 5 * GW_NS_PER_SEC); /* half the time that a silent server is given */
+	atomic_store(&whole_answer, 0);
+	dev = gw_virtio_device(gw_blk_virtio(blk));
+	dev.ops->free(dev.self);
+	pthread_join(server, NULL);
+	close(listener);
+	fake_host_free(fake);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 int main(void)
 {
@@ -319,6 +395,7 @@ int main(void)
 		T(a_lost_server_is_waited_for),
 		T(requests_are_parked_over_a_move),
 		T(quiesce_is_quick_when_idle),
+		cmocka_unit_test(a_quick_server_is_not_waited_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
