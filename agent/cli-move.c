@@ -46,15 +46,17 @@ static void draw_bar(const Godwit__MoveProgress *m, const char *line)
 
 static void format_line(const Godwit__MoveProgress *m, char *out, size_t size)
 {
-	char sent[24], left[24], rate[24], dirty[24], eta[24];
+	char sent[24], left[24], rate[24], dirty[24], eta[24], slowed[24] = "";
 
 	gw_format_size(m->bytes_sent, sent, sizeof(sent));
 	gw_format_size(m->bytes_left, left, sizeof(left));
 	gw_format_size(m->rate, rate, sizeof(rate));
 	gw_format_size(m->dirty_rate, dirty, sizeof(dirty));
 	gw_format_ms(m->eta_ms, eta, sizeof(eta));
-	snprintf(out, size, "%-7.12s #%-3u ETA %s, %s sent, %s left, %s/s, dirty %s/s, blackout ~%.0f ms", m->phase, m->round, eta, sent,
-		 left, rate, dirty, (double)m->predicted_blackout_us / 1000);
+	if (m->slowed)
+		snprintf(slowed, sizeof(slowed), ", slowed %u%%", m->slowed);
+	snprintf(out, size, "%-7.12s #%-3u ETA %s, %s sent, %s left, %s/s, dirty %s/s%s, blackout ~%.0f ms", m->phase, m->round, eta, sent,
+		 left, rate, dirty, slowed, (double)m->predicted_blackout_us / 1000);
 }
 
 static void on_event(void *arg, const Godwit__AgentEvent *ev)

@@ -54,7 +54,7 @@ static const struct argp_option all_options[] = {
 	{ "downtime", OPT_DOWNTIME, "MS", 0, "Blackout to stay below (default 50, and up to 300 once further rounds gain nothing)", 0 },
 	{ "timeout", OPT_MOVE_TIMEOUT, "SECONDS", 0, "How long to copy before --policy applies (default: for ever)", 0 },
 	{ "policy", OPT_POLICY, "fail|stop", 0, "Past the timeout: end the move, or stop the VM and finish (default fail)", 0 },
-	{ "channels", OPT_CHANNELS, "N", 0, "Data channels, 1 to 16 (default 2)", 0 },
+	{ "channels", OPT_CHANNELS, "N", 0, "Data channels, 1 to 16 (default 2, on a host of one CPU 1)", 0 },
 	{ "bandwidth", OPT_BANDWIDTH, "RATE", 0, "At most that many bytes a second, such as 100M", 0 },
 	{ "detach", OPT_DETACH, NULL, 0, "Return once the move is under way", 0 },
 	{ "verify-digest", OPT_DIGEST, NULL, 0, "Test: compare a digest over all RAM of both sides (lengthens the blackout)", 0 },

@@ -452,6 +452,12 @@ static int check_request(struct gw_guest *g, const Godwit__MoveRequest *req, str
 	return 0;
 }
 
+/* Each has a thread of its own at both ends; on a host of one processor more of them would only take it from the VM. */
+static uint32_t default_channels(void)
+{
+	return sysconf(_SC_NPROCESSORS_ONLN) < DEFAULT_CHANNELS ? 1 : DEFAULT_CHANNELS;
+}
+
 int gw_depart_start(struct gw_guest *g, const Godwit__MoveRequest *req, struct gw_error *err)
 {
 	Godwit__MoveRequest *copy = (Godwit__MoveRequest *)gw_pb_copy(&req->base);
@@ -467,7 +473,7 @@ int gw_depart_start(struct gw_guest *g, const Godwit__MoveRequest *req, struct g
 			godwit__move_request__free_unpacked(copy, NULL);
 		return r;
 	}
-	copy->channels = copy->channels ?: DEFAULT_CHANNELS;
+	copy->channels = copy->channels ?: default_channels();
 	pthread_mutex_lock(&g->lock);
 	state = g->record->state;
 	r = gw_guest_begin_locked(g, "move", err);

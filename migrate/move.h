@@ -44,6 +44,10 @@
 
 /* All are called from the engine's main thread. */
 struct gw_move_vm_ops {
+	/* Source: lets what writes RAM run for so many percent of the time less; 0 as before. May be NULL. */
+	void (*slow)(void *vm, unsigned percent);
+	/* Source, before stop, with nothing else for the processors to do: returns when the VM has acted on the outside. May be NULL. */
+	void (*catch_up)(void *vm, uint64_t deadline_ns);
 	void (*stop)(void *vm);    /* after it nothing writes RAM */
 	void (*run)(void *vm);     /* destination: after `owned`, and without effects on the outside before `released` */
 	bool (*running)(void *vm);

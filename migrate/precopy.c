@@ -26,6 +26,17 @@
 #define PLATEAU_ROUNDS 12
 #define PLATEAU_TARGETS 6
 
+/* A VM that shared its processors with the senders answers late: so long it may have them to itself before it is stopped, for this part of the target. */
+#define GRACE_NS (30 * GW_NS_PER_MS)
+#define GRACE_PART 4
+
+/*
+ * A round that leaves more than this part of what the one before left does not converge: what writes is then held for half of its time, then
+ * for half of the rest. No further: a guest that hardly runs answers nobody.
+ */
+#define CONVERGE_PART 0.75
+#define SLOW_MAX 75
+
 struct gw_precopy {
 	struct gw_move *mv;
 	struct gw_senders *senders;
@@ -36,6 +47,7 @@ struct gw_precopy {
 	uint64_t *fresh; /* what one look at the log brought */
 	uint32_t round;
 	unsigned extra;
+	uint64_t last_left;     /* that the round before left to send; 0 in the first */
 	uint64_t rtt_ns;
 	uint64_t untouched;     /* pages of round 1 that need not be looked at */
 	uint64_t begun_ns;      /* copying */
@@ -88,6 +100,8 @@ void gw_precopy_free(struct gw_precopy *pc)
 {
 	if (!pc)
 		return;
+	if (pc->mv->progress.slowed)
+		pc->mv->vm.ops->slow(pc->mv->vm.self, 0);
 	if (pc->tracking)
 		pc->mv->vm.dirty.ops->stop(pc->mv->vm.dirty.self);
 	free(pc->now);
@@ -317,6 +331,20 @@ static bool time_to_stop(struct gw_precopy *pc, uint64_t left)
 	return true;
 }
 
+/* After a round that was not the last: where the rounds do not shrink the VM is slowed down. */
+static void converge(struct gw_precopy *pc, uint64_t left)
+{
+	struct gw_move *mv = pc->mv;
+	unsigned percent = mv->progress.slowed + (100 - mv->progress.slowed) / 2;
+	bool shrinks = pc->last_left == 0 || (double)left < CONVERGE_PART * (double)pc->last_left;
+
+	pc->last_left = left;
+	if (shrinks || percent > SLOW_MAX || !mv->vm.ops->slow)
+		return;
+	mv->vm.ops->slow(mv->vm.self, percent);
+	mv->progress.slowed = percent;
+}
+
 static void swap_bitmaps(struct gw_precopy *pc)
 {
 	uint64_t *old = pc->now;
@@ -360,6 +388,8 @@ int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
 		if (r < 0)
 			return r;
 		stop = time_to_stop(pc, left) || (timed_out(pc) && pc->mv->p.timeout_stops);
+		if (!stop)
+			converge(pc, left);
 		if (!stop && peeked)
 			r = sync_log(pc, err);
 		if (r < 0)
@@ -372,6 +402,13 @@ int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
 		if (timed_out(pc))
 			return timeout_error(pc, err);
 	}
+}
+
+uint64_t gw_precopy_grace_ns(const struct gw_precopy *pc)
+{
+	double part = (double)(pc->mv->p.downtime_ms * GW_NS_PER_MS) / GRACE_PART;
+
+	return pc->dirty_rate > 0 ? GW_MIN(GRACE_NS, (uint64_t)(part * pc->rate / pc->dirty_rate)) : GRACE_NS;
 }
 
 int gw_precopy_last(struct gw_precopy *pc, struct gw_error *err)

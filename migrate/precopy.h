@@ -28,6 +28,8 @@ void gw_precopy_free(struct gw_precopy *pc);
 
 /* Rounds until it is time to stop the VM; 0 then. Fails when cancelled, broken, or timed out with the policy `fail`. */
 int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err);
+/* Then: for how long it may run on all the same, so that what it writes meanwhile costs little of the target. */
+uint64_t gw_precopy_grace_ns(const struct gw_precopy *pc);
 /* The VM is stopped: takes the last dirty pages and begins the last round. */
 int gw_precopy_last(struct gw_precopy *pc, struct gw_error *err);
 

@@ -188,6 +188,8 @@ static int switch_over(struct source *s, struct gw_error *err)
 	ProtobufCMessage *ready;
 	int r;
 
+	if (s->was_running && mv->vm.ops->catch_up)
+		mv->vm.ops->catch_up(mv->vm.self, gw_now_ns() + gw_precopy_grace_ns(s->precopy));
 	s->stopped_ns = gw_now_ns();
 	mv->vm.ops->stop(mv->vm.self);
 	s->stopped = true;

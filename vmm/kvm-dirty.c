@@ -36,6 +36,7 @@ struct gw_dirty_ring {
 	bool tracking;
 	bool taken;              /* entries were taken, and their pages are not protected again yet */
 	uint64_t *pending;       /* a bit for each page index */
+	uint32_t writers;        /* rings that had entries since gw_dirty_ring_writers() */
 	struct gw_ratelimit limit;
 };
 
@@ -132,8 +133,13 @@ static void take(struct gw_dirty_ring *ring, struct vcpu_ring *v)
 /* Takes all rings' entries; under the lock. */
 static void take_all(struct gw_dirty_ring *ring)
 {
-	for (unsigned i = 0; i < ring->count; i++)
+	for (unsigned i = 0; i < ring->count; i++) {
+		uint32_t before = ring->rings[i].next;
+
 		take(ring, &ring->rings[i]);
+		if (ring->rings[i].next != before)
+			ring->writers |= 1u << i;
+	}
 }
 
 /* And has their pages protected again, with those that were taken before. */
@@ -162,6 +168,18 @@ void gw_dirty_ring_full(struct gw_dirty_ring *ring)
 	pthread_mutex_unlock(&ring->lock);
 	if (r < 0)
 		gw_warn_limited(&ring->limit, "cannot reset the dirty rings: errno %d", -r);
+}
+
+uint32_t gw_dirty_ring_writers(struct gw_dirty_ring *ring)
+{
+	uint32_t writers;
+
+	pthread_mutex_lock(&ring->lock);
+	take_all(ring);
+	writers = ring->writers;
+	ring->writers = 0;
+	pthread_mutex_unlock(&ring->lock);
+	return writers;
 }
 
 static int ring_start(void *self, struct gw_error *err)

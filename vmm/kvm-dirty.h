@@ -22,6 +22,8 @@ void gw_dirty_ring_free(struct gw_dirty_ring *ring);
 int gw_dirty_ring_add_vcpu(struct gw_dirty_ring *ring, int vcpu_fd, struct gw_error *err);
 /* A vCPU left the guest because its ring is full: empties all. From any vCPU's thread. */
 void gw_dirty_ring_full(struct gw_dirty_ring *ring);
+/* Which vCPUs wrote pages that were not in the log, since the last call (bit = index). Re-arms nothing. Any thread. */
+uint32_t gw_dirty_ring_writers(struct gw_dirty_ring *ring);
 extern const struct gw_dirty_ops gw_dirty_ring_ops;
 
 int gw_dirty_bitmap_new(const struct gw_kvm *kvm, int vm_fd, struct gw_ram *ram, struct gw_dirty_bitmap **ret,

@@ -58,6 +58,17 @@ static struct gw_vm *vm_of(void *self)
 	return ((struct gw_vm_move *)self)->vm;
 }
 
+static void op_slow(void *self, unsigned percent)
+{
+	gw_vm_slow(vm_of(self), percent);
+}
+
+static void op_catch_up(void *self, uint64_t deadline_ns)
+{
+	gw_effect_arm();
+	(void)gw_effect_wait(deadline_ns);
+}
+
 static void op_stop(void *self)
 {
 	gw_vm_stop(vm_of(self));
@@ -138,6 +149,8 @@ static void op_announce(void *self)
 }
 
 static const struct gw_move_vm_ops vm_ops = {
+	.slow = op_slow,
+	.catch_up = op_catch_up,
 	.stop = op_stop,
 	.run = op_run,
 	.running = op_running,
@@ -431,6 +444,7 @@ void gw_vm_move_progress_msg(const struct gw_move_progress *p, Godwit__MoveProgr
 	msg->blackout_us = p->blackout_us;
 	msg->elapsed_ms = p->elapsed_ms;
 	msg->zero_pages = p->zero_pages;
+	msg->slowed = p->slowed;
 	msg->message = (char *)p->message;
 	msg->encrypted = p->encrypted;
 	msg->cipher = (char *)p->cipher;

@@ -25,6 +25,7 @@ struct gw_vcpu {
 	size_t run_size;
 	pthread_t thread;
 	bool started; /* thread exists */
+	bool held;    /* under the set's lock: waits although it may run */
 };
 
 struct gw_vcpus {
@@ -32,7 +33,7 @@ struct gw_vcpus {
 	unsigned count;
 	struct gw_vcpu cpu[GW_MAX_CPUS];
 	pthread_mutex_t lock;
-	pthread_cond_t wake;   /* run or quit changed */
+	pthread_cond_t wake;   /* run, quit, or a vCPU's hold changed */
 	pthread_cond_t parked; /* nparked grew */
 	bool run;              /* under lock */
 	bool quit;             /* under lock */
@@ -158,13 +159,15 @@ static void handle_exit(struct gw_vcpu *vcpu)
 	}
 }
 
-/* After an interrupted KVM_RUN: true when nobody wants a stop (any more). */
+/* After an interrupted KVM_RUN, and when nobody holds this vCPU (any more): true when nobody wants a stop. */
 static bool go_on(struct gw_vcpu *vcpu)
 {
 	struct gw_vcpus *set = vcpu->set;
 	bool run;
 
 	pthread_mutex_lock(&set->lock);
+	while (set->run && vcpu->held)
+		pthread_cond_wait(&set->wake, &set->lock);
 	run = set->run;
 	/* A stop that was taken back before we parked. Under the lock: a stop that comes now sets it again after us. */
 	if (run)
@@ -333,19 +336,38 @@ void gw_vcpus_run(struct gw_vcpus *set)
 	pthread_mutex_unlock(&set->lock);
 }
 
+/* Out of the guest, once: with the lock held, under which the thread then finds out why. */
+static void kick(struct gw_vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	if (!pthread_equal(vcpu->thread, pthread_self()))
+		pthread_kill(vcpu->thread, KICK_SIGNAL);
+}
+
 void gw_vcpus_request_stop(struct gw_vcpus *set)
 {
 	pthread_mutex_lock(&set->lock);
 	set->run = false;
 	for (unsigned i = 0; i < set->count; i++) {
-		struct gw_vcpu *vcpu = &set->cpu[i];
-
-		if (!vcpu->started)
-			continue;
-		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-		if (!pthread_equal(vcpu->thread, pthread_self()))
-			pthread_kill(vcpu->thread, KICK_SIGNAL);
+		if (set->cpu[i].started)
+			kick(&set->cpu[i]);
 	}
+	pthread_cond_broadcast(&set->wake); /* those that are held */
+	pthread_mutex_unlock(&set->lock);
+}
+
+void gw_vcpus_hold(struct gw_vcpus *set, uint32_t mask)
+{
+	pthread_mutex_lock(&set->lock);
+	for (unsigned i = 0; i < set->count; i++) {
+		struct gw_vcpu *vcpu = &set->cpu[i];
+		bool hold = mask >> i & 1;
+
+		if (hold && !vcpu->held && set->run)
+			kick(vcpu);
+		vcpu->held = hold;
+	}
+	pthread_cond_broadcast(&set->wake);
 	pthread_mutex_unlock(&set->lock);
 }
 

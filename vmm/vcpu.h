@@ -35,6 +35,12 @@ void gw_vcpus_request_stop(struct gw_vcpus *set);
 /* The same, and waits until all have. Never from a vCPU thread. */
 void gw_vcpus_stop(struct gw_vcpus *set);
 
+/*
+ * Holds those in `mask` (bit = index), and lets all others go that were held; none is waited for. For whom runs and stops the VM a held
+ * vCPU is a running one that gets nothing done.
+ */
+void gw_vcpus_hold(struct gw_vcpus *set, uint32_t mask);
+
 int gw_vcpu_fd(const struct gw_vcpu *vcpu);
 unsigned gw_vcpu_index(const struct gw_vcpu *vcpu);
 struct gw_vm *gw_vcpu_vm(const struct gw_vcpu *vcpu);

@@ -20,6 +20,7 @@
 struct gw_irq;
 struct gw_dirty_ring;
 struct gw_dirty_bitmap;
+struct gw_quota;
 
 /* Order of locks: life_lock, then a device's own, then event_lock. */
 struct gw_vm {
@@ -40,6 +41,7 @@ struct gw_vm {
 	uint32_t tsc_khz;           /* of the guest */
 	struct gw_dirty_ring *ring;     /* one of these two */
 	struct gw_dirty_bitmap *bitmap;
+	struct gw_quota *quota;         /* while vCPUs are slowed */
 	struct gw_serial *serial;
 	struct gw_pm *pm;
 

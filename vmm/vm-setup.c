@@ -17,6 +17,7 @@
 #include "vmm/memslots.h"
 #include "vmm/pci.h"
 #include "vmm/pm.h"
+#include "vmm/quota.h"
 #include "vmm/rtc.h"
 #include "vmm/serial.h"
 #include "vmm/virtio-devices.h"
@@ -232,6 +233,7 @@ int gw_vm_boot(struct gw_vm *vm, struct gw_error *err)
 
 void gw_vm_teardown(struct gw_vm *vm)
 {
+	gw_quota_free(vm->quota);
 	if (vm->vcpus)
 		gw_vcpus_stop(vm->vcpus);
 	/* Backwards: the PCI bus outlives its devices. */

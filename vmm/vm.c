@@ -10,6 +10,7 @@
 #include "lib/util.h"
 #include "vmm/kvm-dirty.h"
 #include "vmm/pm.h"
+#include "vmm/quota.h"
 #include "vmm/serial.h"
 #include "vmm/vm-internal.h"
 
@@ -183,6 +184,18 @@ void gw_vm_release(struct gw_vm *vm)
 		resume_devices(vm, true);
 	vm->held = false;
 	pthread_mutex_unlock(&vm->life_lock);
+}
+
+void gw_vm_slow(struct gw_vm *vm, unsigned percent)
+{
+	struct gw_error err = GW_ERROR_INIT;
+
+	if (percent == 0)
+		gw_quota_free(gw_steal_ptr(&vm->quota));
+	else if (!vm->quota && gw_quota_new(vm->vcpus, vm->ring, &vm->quota, &err) < 0)
+		gw_warn("the VM is not slowed down: %s", gw_error_text(&err));
+	if (vm->quota)
+		gw_quota_set(vm->quota, percent);
 }
 
 bool gw_vm_running(const struct gw_vm *vm)

@@ -97,6 +97,8 @@ void gw_vm_run(struct gw_vm *vm);
 void gw_vm_run_held(struct gw_vm *vm);
 void gw_vm_release(struct gw_vm *vm);
 bool gw_vm_running(const struct gw_vm *vm);
+/* Holds vCPUs that write memory for so many percent of the time (vmm/quota.h); 0 ends it. From the engine's thread. */
+void gw_vm_slow(struct gw_vm *vm, unsigned percent);
 
 /*
  * State of everything but RAM as a packed godwit.MachineState; the VM is stopped. Saving may be repeated and changes nothing.

@@ -9,8 +9,8 @@ TAP = "qtap0"
 QMP_PORT = 4444
 MOVE_PORT = 4445
 # QEMU's TLS is slow where AES is emulated, and the guest may dirty memory faster than it sends within the target: then, as an operator
-# would, it is given a larger one after so many seconds.
-PATIENCE, RELAXED_DOWNTIME_MS = 40, 3000
+# would, it is given larger ones: after so many seconds, so many ms.
+RELAXED = ((40, 3000), (80, 60000))
 # Far above what the lab's network carries: QEMU's default of 128 MiB/s would hold it back on a faster one.
 BANDWIDTH = 10 << 30
 
@@ -93,16 +93,17 @@ class QemuVm:
 
     def migrate_to(self, other, deadline=180):
         """Moves to `other`; returns seconds from the command to its end, and QEMU's own account of it."""
-        begin, relaxed = time.monotonic(), False
+        begin, limits = time.monotonic(), iter(RELAXED)
+        relax_at, limit = next(limits)
         self.qmp("migrate", uri=f"tcp:{self.lab.ip(other.host)}:{MOVE_PORT}")
         while True:
             info = self.qmp("query-migrate")
             now = time.monotonic()
             if info.get("status") == "completed":
                 return now - begin, info
-            if not relaxed and now - begin > PATIENCE:
-                self.qmp("migrate-set-parameters", **{"downtime-limit": RELAXED_DOWNTIME_MS})
-                relaxed = True
+            if now - begin > relax_at:
+                self.qmp("migrate-set-parameters", **{"downtime-limit": limit})
+                relax_at, limit = next(limits, (float("inf"), 0))
             if info.get("status") in ("failed", "cancelled") or now - begin > deadline:
                 raise QmpError(f"migration {info.get('status')}: {info.get('error-desc', '')}")
             time.sleep(0.005)

@@ -64,7 +64,9 @@ static void *writer_main(void *arg)
 		vm->parked = false;
 		pthread_mutex_unlock(&vm->lock);
 		if (vm->write_rate) {
-			write_some(vm, (unsigned)GW_MAX(vm->write_rate / 1000, 1ull));
+			unsigned percent = 100 - __atomic_load_n(&vm->slowed, __ATOMIC_RELAXED);
+
+			write_some(vm, (unsigned)GW_MAX(vm->write_rate * percent / 100000, 1ull));
 			usleep(1000);
 		} else {
 			usleep(200);
@@ -163,6 +165,23 @@ bool move_vm_running(struct move_vm *vm)
 	run = vm->run;
 	pthread_mutex_unlock(&vm->lock);
 	return run;
+}
+
+static void op_catch_up(void *self, uint64_t deadline_ns)
+{
+	struct move_vm *vm = self;
+	uint64_t now = gw_now_ns();
+
+	vm->caught_up = move_vm_running(vm);
+	vm->grace_ns = deadline_ns > now ? deadline_ns - now : 0;
+}
+
+static void op_slow(void *self, unsigned percent)
+{
+	struct move_vm *vm = self;
+
+	__atomic_store_n(&vm->slowed, percent, __ATOMIC_RELAXED);
+	vm->slowest = GW_MAX(vm->slowest, percent);
 }
 
 static void op_stop(void *self)
@@ -279,6 +298,8 @@ static void log_stop(void *self)
 struct gw_move_vm move_vm_handle(struct move_vm *vm)
 {
 	static const struct gw_move_vm_ops ops = {
+		.slow = op_slow,
+		.catch_up = op_catch_up,
 		.stop = op_stop,
 		.run = op_run,
 		.running = op_running,

@@ -78,6 +78,20 @@ static void the_blackout_ends_with_a_sign_of_life(void **state)
 	assert_true(told[0] > 0);
 }
 
+/* It is given its processors for a moment before the stop; that the round that was just sent is not spoiled by it limits the moment. */
+static void a_vm_catches_up_before_it_is_stopped(void **state)
+{
+	struct move_pair p;
+
+	move_pair_init(&p, 4 * MIB, 0, 1);
+	move_pair_start(&p);
+	assert_moved(&p);
+	assert_true(p.s.caught_up);
+	assert_in_range(p.s.grace_ns, 1, 30 * GW_NS_PER_MS);
+	assert_false(p.d.caught_up);
+	move_pair_release(&p);
+}
+
 static void moves_a_paused_vm_paused(void **state)
 {
 	struct move_pair p;
@@ -87,6 +101,7 @@ static void moves_a_paused_vm_paused(void **state)
 	move_pair_start(&p);
 	assert_moved(&p);
 	assert_false(move_vm_running(&p.d));
+	assert_false(p.s.caught_up);
 	assert_true(move_pair_equal(&p));
 	move_pair_release(&p);
 }
@@ -122,6 +137,44 @@ static void moves_slowly_under_writes(void **state)
 	move_pair_start(&p);
 	assert_moved(&p);
 	assert_true(p.es.latest.elapsed_ms > 1000);
+	move_pair_release(&p);
+}
+
+/* Sent at 2,560 pages a second and written at 4,000 of 1,000 hot ones: the rounds would leave 620 for ever. */
+static void one_that_does_not_converge_is_slowed_down(void **state)
+{
+	struct move_pair p;
+
+	move_pair_init(&p, 8 * MIB, 0, 1);
+	p.s.write_rate = 4000;
+	p.s.hot_pages = 1000;
+	p.ps.bandwidth = 10 * MIB;
+	p.ps.downtime_ms = 50;
+	p.ps.timeout_ms = 60000;
+	p.ps.digest = true;
+	move_pair_start(&p);
+	assert_moved(&p);
+	assert_in_range(p.s.slowest, 50, 75);
+	assert_int_equal(p.es.latest.slowed, p.s.slowest);
+	assert_int_equal(p.d.slowest, 0);
+	move_pair_release(&p);
+}
+
+/* And is as fast as before when it stays. */
+static void one_that_stays_is_not_left_slow(void **state)
+{
+	struct move_pair p;
+
+	move_pair_init(&p, 8 * MIB, 0, 1);
+	p.s.write_rate = 40000;
+	p.s.hot_pages = 1000;
+	p.ps.bandwidth = 4 * MIB;
+	p.ps.downtime_ms = 50;
+	p.ps.timeout_ms = 8000;
+	move_pair_start(&p);
+	assert_stayed(&p, GW_MOVE_FAILED);
+	assert_int_equal(p.s.slowest, 75);
+	assert_int_equal(p.s.slowed, 0);
 	move_pair_release(&p);
 }
 
@@ -337,9 +390,12 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(moves_an_idle_vm),
 		cmocka_unit_test(the_blackout_ends_with_a_sign_of_life),
+		cmocka_unit_test(a_vm_catches_up_before_it_is_stopped),
 		cmocka_unit_test(moves_a_paused_vm_paused),
 		cmocka_unit_test(moves_under_writes),
 		cmocka_unit_test(moves_slowly_under_writes),
+		cmocka_unit_test(one_that_does_not_converge_is_slowed_down),
+		cmocka_unit_test(one_that_stays_is_not_left_slow),
 		cmocka_unit_test(moves_under_writes_with_uffd),
 		cmocka_unit_test(moves_there_and_back),
 		cmocka_unit_test(large_state_travels),
