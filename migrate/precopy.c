@@ -309,6 +309,12 @@ static bool on_plateau(struct gw_precopy *pc, uint64_t left)
 	return ++pc->best_age >= PLATEAU_ROUNDS;
 }
 
+/* The blackout that is taken once rounds gain nothing any more. */
+static uint64_t plateau_ns(const struct gw_precopy *pc)
+{
+	return pc->mv->p.downtime_ms * GW_NS_PER_MS * (pc->mv->p.default_downtime ? PLATEAU_TARGETS : 1);
+}
+
 /* True when the VM is to be stopped now, with `left` bytes to send. */
 static bool time_to_stop(struct gw_precopy *pc, uint64_t left)
 {
@@ -316,7 +322,7 @@ static bool time_to_stop(struct gw_precopy *pc, uint64_t left)
 	uint64_t target = pc->mv->p.downtime_ms * GW_NS_PER_MS;
 	uint64_t round_ns, after;
 
-	if (on_plateau(pc, left) && pc->mv->p.default_downtime && predicted <= PLATEAU_TARGETS * target)
+	if (on_plateau(pc, left) && predicted <= plateau_ns(pc))
 		return true;
 	/* Where the fixed cost alone is past the target, no round can help: then the rest need only be negligible. */
 	if (predicted > target)
@@ -331,7 +337,7 @@ static bool time_to_stop(struct gw_precopy *pc, uint64_t left)
 	return true;
 }
 
-/* After a round that was not the last: where the rounds do not shrink the VM is slowed down. */
+/* After a round that was not the last: where the rounds do not shrink, above what would be taken, the VM is slowed down. */
 static void converge(struct gw_precopy *pc, uint64_t left)
 {
 	struct gw_move *mv = pc->mv;
@@ -339,7 +345,7 @@ static void converge(struct gw_precopy *pc, uint64_t left)
 	bool shrinks = pc->last_left == 0 || (double)left < CONVERGE_PART * (double)pc->last_left;
 
 	pc->last_left = left;
-	if (shrinks || percent > SLOW_MAX || !mv->vm.ops->slow)
+	if (shrinks || percent > SLOW_MAX || predict_ns(pc, left) <= plateau_ns(pc) || !mv->vm.ops->slow)
 		return;
 	mv->vm.ops->slow(mv->vm.self, percent);
 	mv->progress.slowed = percent;

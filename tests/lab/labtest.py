@@ -106,6 +106,18 @@ class Probe(Background):
         self.process.send_signal(signal.SIGUSR1)
         return json.loads(self.process.stdout.readline())
 
+    def outage(self, deadline=60):
+        """The longest gap since the last call, in ms, once the guest answers: one that is still open is not over."""
+        longest = 0
+
+        def closed():
+            nonlocal longest
+            seen = self.result()
+            longest = max(longest, seen["longest_gap_ms"])
+            return seen["received"] > 0 and seen["open_gap_ms"] < 50
+        wait_for(closed, deadline, "the guest answers")
+        return longest
+
 
 class RedisWriter(Background):
     def __init__(self, lab, ip=GUEST_IP, *options):
