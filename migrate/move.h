@@ -22,7 +22,7 @@
  * source may go on with it. A word in the journal tells (journal.h); it is set right before RUNNING leaves, and what the VM does to the outside
  * is held back until then.
  *
- * The blackout that is told ends when the guest acts on the outside again (ACTED): that is what those who wait for it see. One that says
+ * The blackout that is told begins with the stop, or earlier where somebody had waited for an answer before. It ends when the guest acts on the outside again (ACTED): that is what those who wait for it see. One that says
  * nothing for GW_MOVE_ACT_NS is taken at RUNNING.
  */
 #ifndef GW_MIGRATE_MOVE_H
@@ -49,6 +49,8 @@ struct gw_move_vm_ops {
 	/* Source, before stop, with nothing else for the processors to do: returns when the VM has acted on the outside. May be NULL. */
 	void (*catch_up)(void *vm, uint64_t deadline_ns);
 	void (*stop)(void *vm);    /* after it nothing writes RAM */
+	/* Source, stopped: since when somebody has waited for the VM to answer (gw_now_ns()), 0: nobody has. May be NULL. */
+	uint64_t (*unanswered)(void *vm);
 	void (*run)(void *vm);     /* destination: after `owned`, and without effects on the outside before `released` */
 	bool (*running)(void *vm);
 	/* Of the stopped VM; changes nothing, its RAM included. */

@@ -29,6 +29,7 @@ struct source {
 	bool journalled; /* COMMITTING was, or may have been, written */
 	uint64_t rtt_ns;
 	/* Moments of the blackout, in order; what each step took is logged at the end. */
+	uint64_t silent_ns; /* since when others waited for the VM; 0: nobody had when it was stopped */
 	uint64_t stopped_ns, quiet_ns, synced_ns, saved_ns, sent_ns, ready_ns, commit_ns;
 	uint64_t load_us, pages_us, acted_us; /* as the destination says */
 };
@@ -194,6 +195,7 @@ static int switch_over(struct source *s, struct gw_error *err)
 	mv->vm.ops->stop(mv->vm.self);
 	s->stopped = true;
 	s->quiet_ns = gw_now_ns();
+	s->silent_ns = mv->vm.ops->unanswered && s->was_running ? mv->vm.ops->unanswered(mv->vm.self) : 0;
 	gw_move_report(mv, GW_MOVE_SWITCH);
 	r = gw_move_step(mv, GW_FP_SRC_STOP, err);
 	if (r == 0 && mv->vm.ops->settled)
@@ -372,8 +374,9 @@ static void own_again(struct source *s, struct gw_error *why)
 
 static void log_blackout(const struct source *s, uint64_t answered)
 {
-	gw_info("blackout %llu us: stop %llu, dirty log %llu, save %llu, send %llu, ready %llu (there: pages %llu, load %llu), journal %llu, commit to running %llu, first sign of life %llu; round trip %llu",
-		(unsigned long long)s->mv->progress.blackout_us, (unsigned long long)(s->quiet_ns - s->stopped_ns) / 1000,
+	gw_info("blackout %llu us: unanswered before %llu, stop %llu, dirty log %llu, save %llu, send %llu, ready %llu (there: pages %llu, load %llu), journal %llu, commit to running %llu, first sign of life %llu; round trip %llu",
+		(unsigned long long)s->mv->progress.blackout_us,
+		(unsigned long long)(s->silent_ns && s->silent_ns < s->stopped_ns ? s->stopped_ns - s->silent_ns : 0) / 1000, (unsigned long long)(s->quiet_ns - s->stopped_ns) / 1000,
 		(unsigned long long)(s->synced_ns - s->quiet_ns) / 1000, (unsigned long long)(s->saved_ns - s->synced_ns) / 1000,
 		(unsigned long long)(s->sent_ns - s->saved_ns) / 1000, (unsigned long long)(s->ready_ns - s->sent_ns) / 1000,
 		(unsigned long long)s->pages_us, (unsigned long long)s->load_us,
@@ -399,7 +402,8 @@ static void let_go(struct source *s, uint64_t answered)
 {
 	struct gw_move *mv = s->mv;
 	struct gw_error err = GW_ERROR_INIT;
-	uint64_t stood_ns = answered - s->stopped_ns;
+	uint64_t begun = s->silent_ns ? GW_MIN(s->silent_ns, s->stopped_ns) : s->stopped_ns;
+	uint64_t stood_ns = answered - begun;
 
 	if (gw_move_step(mv, GW_FP_SRC_RUNNING, &err) < 0)
 		gw_warn("move: %s", gw_error_text(&err));

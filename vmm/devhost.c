@@ -4,6 +4,7 @@
 
 #include "vmm/effect.h"
 #include "vmm/irq.h"
+#include "vmm/talk.h"
 #include "vmm/vm.h"
 
 static int msi_new(const struct gw_devhost *host, struct gw_msi **ret, struct gw_error *err)
@@ -24,6 +25,13 @@ static int ioeventfd(const struct gw_devhost *host, uint64_t addr, unsigned len,
 static void note_effect(const struct gw_devhost *host, enum gw_effect effect)
 {
 	gw_effect_note(effect);
+	if (effect == GW_EFFECT_PACKET)
+		gw_talk_said();
+}
+
+static void note_heard(const struct gw_devhost *host)
+{
+	gw_talk_heard();
 }
 
 static void failed(const struct gw_devhost *host, const char *reason)
@@ -39,6 +47,7 @@ static const struct gw_devhost_ops kvm_edge = {
 	.msi_raise = gw_msi_raise,
 	.ioeventfd = ioeventfd,
 	.note_effect = note_effect,
+	.note_heard = note_heard,
 	.failed = failed,
 };
 

@@ -34,6 +34,8 @@ struct gw_devhost_ops {
 	int (*ioeventfd)(const struct gw_devhost *host, uint64_t addr, unsigned len, int fd, bool add, struct gw_error *err);
 	/* Right before a device has an effect outside of the VM. */
 	void (*note_effect)(const struct gw_devhost *host, enum gw_effect effect);
+	/* A packet was handed to the guest that is for it alone. */
+	void (*note_heard)(const struct gw_devhost *host);
 	/* A device can not go on: the VM must not run any further. */
 	void (*failed)(const struct gw_devhost *host, const char *reason);
 };

@@ -16,6 +16,7 @@
 #include "vmm/effect.h"
 #include "vmm/move-machine.h"
 #include "vmm/prefault.h"
+#include "vmm/talk.h"
 #include "vmm/vm.h"
 
 struct gw_vm_move {
@@ -67,6 +68,11 @@ static void op_catch_up(void *self, uint64_t deadline_ns)
 {
 	gw_effect_arm();
 	(void)gw_effect_wait(deadline_ns);
+}
+
+static uint64_t op_unanswered(void *self)
+{
+	return gw_talk_unanswered();
 }
 
 static void op_stop(void *self)
@@ -152,6 +158,7 @@ static const struct gw_move_vm_ops vm_ops = {
 	.slow = op_slow,
 	.catch_up = op_catch_up,
 	.stop = op_stop,
+	.unanswered = op_unanswered,
 	.run = op_run,
 	.running = op_running,
 	.save = op_save,
@@ -235,6 +242,7 @@ static void conclude(struct gw_vm_move *mv, const struct gw_move_progress *p)
 {
 	bool leaving = mv->state == GW_VM_MOVE_OUT || mv->state == GW_VM_MOVE_IN_DOUBT;
 
+	gw_talk_end();
 	mv->epoch = gw_move_epoch(mv->engine);
 	gw_move_free(gw_steal_ptr(&mv->engine));
 	if (p->phase == GW_MOVE_DONE)
@@ -348,6 +356,7 @@ int gw_vm_move_out(struct gw_vm_move *mv, const Godwit__MoveOut *req, const int 
 		return r;
 	}
 	vm.dirty = gw_vm_dirty_source(mv->vm);
+	gw_talk_begin();
 	r = gw_move_source_start(&p, &vm, mv->journal, take_progress, mv, &mv->engine, err);
 	OPENSSL_cleanse(p.secret, sizeof(p.secret));
 	if (r == 0)

@@ -67,6 +67,16 @@ static void mark_dirty(struct gw_net *net, uint64_t len)
 	}
 }
 
+/* Broadcasts and multicasts are for others as well: from the guest they expect nothing. */
+static void note_heard(struct gw_net *net)
+{
+	uint8_t first = 1;
+
+	(void)gw_iov_read(net->iov, net->niov, GW_TAP_HEADER, &first, 1);
+	if (!(first & 1))
+		net->vd.host.ops->note_heard(&net->vd.host);
+}
+
 /* Hands the packet of `len` bytes that lies in the staged buffers to the guest. */
 static void deliver(struct gw_net *net, uint64_t len)
 {
@@ -83,6 +93,7 @@ static void deliver(struct gw_net *net, uint64_t len)
 	gw_put_le16(count, (uint16_t)chains);
 	gw_iov_write(net->iov, net->niov, offsetof(struct virtio_net_hdr_v1, num_buffers), count, sizeof(count));
 	mark_dirty(net, len);
+	note_heard(net);
 	for (unsigned i = 0; i < chains; i++) {
 		uint64_t part = GW_MIN(left, net->staged[i].len);
 

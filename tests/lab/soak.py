@@ -29,7 +29,7 @@ def soak(lab, moves, kind="6.12-cloud", cpus=1, say=print):
     try:
         for i in range(1, moves + 1):
             probe.result()
-            report = cluster.move(source, "soak", target, "--verify-digest")
+            report = cluster.move(source, "soak", target, "--verify-digest", "--channels", 2)
             gaps.append(probe.outage())
             faultless, verdict = lab.check_workload()
             if not faultless:

@@ -85,12 +85,17 @@ static void note_effect(const struct gw_devhost *host, enum gw_effect effect)
 	__atomic_fetch_add(&the_fake->effects, 1, __ATOMIC_RELAXED);
 }
 
+static void note_heard(const struct gw_devhost *host)
+{
+	__atomic_fetch_add(&the_fake->heard, 1, __ATOMIC_RELAXED);
+}
+
 static void failed(const struct gw_devhost *host, const char *reason)
 {
 	__atomic_fetch_add(&the_fake->failures, 1, __ATOMIC_RELAXED);
 }
 
-static const struct gw_devhost_ops ops = { msi_new, msi_free, msi_set, msi_commit, msi_raise, ioeventfd, note_effect, failed };
+static const struct gw_devhost_ops ops = { msi_new, msi_free, msi_set, msi_commit, msi_raise, ioeventfd, note_effect, note_heard, failed };
 
 struct fake_host *fake_host_new(void)
 {

@@ -33,6 +33,7 @@ struct fake_host {
 	unsigned nioeventfd;
 	bool no_ioeventfd; /* refuse them */
 	unsigned effects;  /* atomic */
+	unsigned heard;    /* atomic */
 	unsigned failures; /* atomic */
 };
 

@@ -189,6 +189,13 @@ static void op_stop(void *self)
 	move_vm_stop(self);
 }
 
+static uint64_t op_unanswered(void *self)
+{
+	struct move_vm *vm = self;
+
+	return vm->unanswered_ms ? gw_now_ns() - vm->unanswered_ms * GW_NS_PER_MS : 0;
+}
+
 static void op_run(void *self)
 {
 	move_vm_run(self);
@@ -301,6 +308,7 @@ struct gw_move_vm move_vm_handle(struct move_vm *vm)
 		.slow = op_slow,
 		.catch_up = op_catch_up,
 		.stop = op_stop,
+		.unanswered = op_unanswered,
 		.run = op_run,
 		.running = op_running,
 		.save = op_save,

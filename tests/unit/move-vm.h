@@ -21,6 +21,7 @@ struct move_vm {
 	uint64_t save_size;          /* bytes of padding in the saved state */
 	uint32_t cpus;               /* as described to the other side */
 	bool fail_load, fail_save;
+	uint64_t unanswered_ms;      /* before the stop; 0: nobody waits */
 	unsigned acts_after_ms;      /* when a sign of life comes after the release; 0: none */
 
 	pthread_mutex_t lock;

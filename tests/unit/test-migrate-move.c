@@ -78,6 +78,18 @@ static void the_blackout_ends_with_a_sign_of_life(void **state)
 	assert_true(told[0] > 0);
 }
 
+static void the_blackout_begins_where_answers_are_missed(void **state)
+{
+	struct move_pair p;
+
+	move_pair_init(&p, 4 * MIB, 0, 1);
+	p.s.unanswered_ms = 700;
+	move_pair_start(&p);
+	assert_moved(&p);
+	assert_in_range(p.es.latest.blackout_us, 700000, 5000000);
+	move_pair_release(&p);
+}
+
 /* It is given its processors for a moment before the stop; that the round that was just sent is not spoiled by it limits the moment. */
 static void a_vm_catches_up_before_it_is_stopped(void **state)
 {
@@ -390,6 +402,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(moves_an_idle_vm),
 		cmocka_unit_test(the_blackout_ends_with_a_sign_of_life),
+		cmocka_unit_test(the_blackout_begins_where_answers_are_missed),
 		cmocka_unit_test(a_vm_catches_up_before_it_is_stopped),
 		cmocka_unit_test(moves_a_paused_vm_paused),
 		cmocka_unit_test(moves_under_writes),

@@ -146,6 +146,8 @@ static void packets_arrive_in_one_buffer(void **state)
 		assert_int_equal(p[HDR], i + 1);
 		assert_int_equal(p[10] | p[11] << 8, 1);
 	}
+	/* Its own packets: the others' addresses begin with a multicast bit. */
+	assert_int_equal(f->fake->heard, 2);
 }
 
 static void check_merged(struct fixture *f, size_t total, uint8_t seed)
