@@ -46,8 +46,6 @@
 struct gw_move_vm_ops {
 	/* Source: lets what writes RAM run for so many percent of the time less; 0 as before. May be NULL. */
 	void (*slow)(void *vm, unsigned percent);
-	/* Source, before stop, with nothing else for the processors to do: returns when the VM has acted on the outside. May be NULL. */
-	void (*catch_up)(void *vm, uint64_t deadline_ns);
 	void (*stop)(void *vm);    /* after it nothing writes RAM */
 	/* Source, stopped: since when somebody has waited for the VM to answer (gw_now_ns()), 0: nobody has. May be NULL. */
 	uint64_t (*unanswered)(void *vm);

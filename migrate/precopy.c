@@ -27,8 +27,8 @@
 #define PLATEAU_TARGETS 6
 
 /* A VM that shared its processors with the senders answers late: so long it may have them to itself before it is stopped, for this part of the target. */
-#define GRACE_NS (30 * GW_NS_PER_MS)
-#define GRACE_PART 4
+#define GRACE_NS (40 * GW_NS_PER_MS)
+#define GRACE_PART 2
 
 /*
  * A round that leaves more than this part of what the one before left does not converge: what writes is then held for half of its time, then

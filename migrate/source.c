@@ -189,8 +189,9 @@ static int switch_over(struct source *s, struct gw_error *err)
 	ProtobufCMessage *ready;
 	int r;
 
-	if (s->was_running && mv->vm.ops->catch_up)
-		mv->vm.ops->catch_up(mv->vm.self, gw_now_ns() + gw_precopy_grace_ns(s->precopy));
+	/* Nothing else runs meanwhile: it catches up with what it left unanswered while the senders had the processors. */
+	if (s->was_running)
+		gw_wait_fd(mv->wake_fd, POLLIN, gw_now_ns() + gw_precopy_grace_ns(s->precopy));
 	s->stopped_ns = gw_now_ns();
 	mv->vm.ops->stop(mv->vm.self);
 	s->stopped = true;

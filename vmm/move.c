@@ -64,12 +64,6 @@ static void op_slow(void *self, unsigned percent)
 	gw_vm_slow(vm_of(self), percent);
 }
 
-static void op_catch_up(void *self, uint64_t deadline_ns)
-{
-	gw_effect_arm();
-	(void)gw_effect_wait(deadline_ns);
-}
-
 static uint64_t op_unanswered(void *self)
 {
 	return gw_talk_unanswered();
@@ -156,7 +150,6 @@ static void op_announce(void *self)
 
 static const struct gw_move_vm_ops vm_ops = {
 	.slow = op_slow,
-	.catch_up = op_catch_up,
 	.stop = op_stop,
 	.unanswered = op_unanswered,
 	.run = op_run,

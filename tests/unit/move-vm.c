@@ -167,15 +167,6 @@ bool move_vm_running(struct move_vm *vm)
 	return run;
 }
 
-static void op_catch_up(void *self, uint64_t deadline_ns)
-{
-	struct move_vm *vm = self;
-	uint64_t now = gw_now_ns();
-
-	vm->caught_up = move_vm_running(vm);
-	vm->grace_ns = deadline_ns > now ? deadline_ns - now : 0;
-}
-
 static void op_slow(void *self, unsigned percent)
 {
 	struct move_vm *vm = self;
@@ -306,7 +297,6 @@ struct gw_move_vm move_vm_handle(struct move_vm *vm)
 {
 	static const struct gw_move_vm_ops ops = {
 		.slow = op_slow,
-		.catch_up = op_catch_up,
 		.stop = op_stop,
 		.unanswered = op_unanswered,
 		.run = op_run,

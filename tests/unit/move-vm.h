@@ -31,9 +31,8 @@ struct move_vm {
 	uint64_t writes;             /* the guest's own counter: part of its state */
 	uint64_t rng;
 	uint64_t owned_epoch;
-	bool released, announced, caught_up;
+	bool released, announced;
 	unsigned slowed, slowest;    /* percent: now, and the most; a slowed guest writes that much less */
-	uint64_t grace_ns;           /* that it was given to catch up */
 };
 
 /* RAM of `size` bytes (a second region when `hole` > 0 and size is past it); stopped. Exits the process on failure. */
