@@ -301,6 +301,68 @@ static void test_dirty_bitmap(void **arg)
 	check_dirty(true, "kvm-bitmap");
 }
 
+/* Pages that the guest's writer dirties in a second and a half. */
+static uint64_t dirtied(struct guest *g, const struct gw_dirty_source *source)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	size_t words = gw_ram_bitmap_words(gw_vm_ram(g->vm));
+	uint64_t *dirty = calloc(words, sizeof(uint64_t)), pages = 0;
+
+	assert_non_null(dirty);
+	for (int i = 0; i < 30; i++) {
+		memset(dirty, 0, words * sizeof(uint64_t));
+		poll(NULL, 0, 50);
+		check_ok(source->ops->sync(source->self, dirty, &err), &err);
+		for (size_t k = 0; k < words; k++)
+			pages += (uint64_t)__builtin_popcountll(dirty[k]);
+	}
+	free(dirty);
+	return pages;
+}
+
+/* A slowed guest writes less, can be stopped at any moment, travels, and is none the worse for it afterwards. */
+static void check_slow(bool bitmap)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	struct guest g = { .said = GW_BUF_INIT };
+	struct gw_dirty_source source;
+	uint64_t free_pages, slow_pages;
+
+	boot(&g, bitmap);
+	say(&g, "(while :; do dd if=/dev/zero of=/tmp/f bs=64k count=128 2>/dev/null; done) &\n");
+	source = gw_vm_dirty_source(g.vm);
+	check_ok(source.ops->start(source.self, &err), &err);
+	free_pages = dirtied(&g, &source);
+	gw_vm_slow(g.vm, 90);
+	slow_pages = dirtied(&g, &source);
+	print_message("%s: %llu pages, slowed %llu\n", source.ops->name, (unsigned long long)free_pages, (unsigned long long)slow_pages);
+	assert_true(slow_pages < free_pages / 2);
+	for (int i = 0; i < 100; i++) {
+		poll(NULL, 0, i % 23); /* different moments of the quota's period */
+		gw_vm_stop(g.vm);
+		gw_vm_run(g.vm);
+	}
+	gw_vm_slow(g.vm, 50);
+	gw_vm_slow(g.vm, 0);
+	source.ops->stop(source.self);
+	say(&g, "kill $!; echo alive-$((6*7))\n");
+	expect(&g, "alive-42", 60);
+	gw_vm_slow(g.vm, 75);
+	transplant(&g); /* frees the slowed one */
+	say(&g, "echo alive-$((6*9))\n");
+	expect(&g, "alive-54", 60);
+	destroy(&g);
+	gw_buf_release(&g.said);
+}
+
+static void test_slow(void **arg)
+{
+	if (!can_run())
+		skip();
+	check_slow(false);
+	check_slow(true);
+}
+
 static void test_reset(void **arg)
 {
 	struct gw_error err = GW_ERROR_INIT;
@@ -370,6 +432,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_stop_is_quick),
 		cmocka_unit_test(test_dirty_ring),
 		cmocka_unit_test(test_dirty_bitmap),
+		cmocka_unit_test(test_slow),
 		cmocka_unit_test(test_reset),
 		cmocka_unit_test(test_hostile_state),
 	};
