@@ -41,6 +41,7 @@ struct gw_precopy {
 	struct gw_move *mv;
 	struct gw_senders *senders;
 	bool tracking;
+	bool slowed;
 	size_t words;
 	uint64_t *now;   /* pages of this round */
 	uint64_t *next;  /* dirty since, for the next one */
@@ -96,12 +97,18 @@ int gw_precopy_new(struct gw_move *mv, struct gw_senders *senders, uint64_t rtt_
 	return 0;
 }
 
+static void end_slow(struct gw_precopy *pc)
+{
+	if (pc->slowed)
+		pc->mv->vm.ops->slow(pc->mv->vm.self, 0);
+	pc->slowed = false;
+}
+
 void gw_precopy_free(struct gw_precopy *pc)
 {
 	if (!pc)
 		return;
-	if (pc->mv->progress.slowed)
-		pc->mv->vm.ops->slow(pc->mv->vm.self, 0);
+	end_slow(pc);
 	if (pc->tracking)
 		pc->mv->vm.dirty.ops->stop(pc->mv->vm.dirty.self);
 	free(pc->now);
@@ -349,6 +356,7 @@ static void converge(struct gw_precopy *pc, uint64_t left)
 		return;
 	mv->vm.ops->slow(mv->vm.self, percent);
 	mv->progress.slowed = percent;
+	pc->slowed = true;
 }
 
 static void swap_bitmaps(struct gw_precopy *pc)
@@ -430,5 +438,6 @@ int gw_precopy_last(struct gw_precopy *pc, struct gw_error *err)
 	pc->round++;
 	pc->mv->progress.round = pc->round;
 	gw_senders_begin(pc->senders, pc->round, pc->now, true);
+	end_slow(pc); /* stopped as it is: only the means are given back, while the pages are on their way */
 	return 0;
 }
