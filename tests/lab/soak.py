@@ -21,7 +21,7 @@ def soak(lab, moves, kind="6.12-cloud", cpus=1, say=print):
     """Raises on the first failed move or fault; returns the outside blackouts in ms."""
     cluster = Cluster(lab)
     disk = SharedDisk(lab, size_mib=64)
-    vm = Guest(lab, name="soak", kind=kind, cpus=cpus, jobs="heartbeat,dirty:10:32,disk:/dev/vda:32", disk=disk.uri)
+    vm = Guest(lab, name="soak", kind=kind, memory_mib=128, cpus=cpus, jobs="heartbeat,dirty:10:16,disk:/dev/vda:32", disk=disk.uri)
     cluster.create("h1", vm.vm_file())
     cluster.godwit("h1", "start", "soak")
     probe = Probe(lab).wait_ready(90)
