@@ -22,8 +22,8 @@
  * source may go on with it. A word in the journal tells (journal.h); it is set right before RUNNING leaves, and what the VM does to the outside
  * is held back until then.
  *
- * The blackout that is told begins with the stop, or earlier where somebody had waited for an answer before. It ends when the guest acts on the outside again (ACTED): that is what those who wait for it see. One that says
- * nothing for GW_MOVE_ACT_NS is taken at RUNNING.
+ * The blackout that is told begins with the stop, or earlier where somebody had waited for an answer before. It ends when the guest acts on
+ * the outside again (ACTED): that is what those who wait for it see. One that says nothing for GW_MOVE_ACT_NS is taken at RUNNING.
  */
 #ifndef GW_MIGRATE_MOVE_H
 #define GW_MIGRATE_MOVE_H

@@ -29,7 +29,7 @@ struct source {
 	bool journalled; /* COMMITTING was, or may have been, written */
 	uint64_t rtt_ns;
 	/* Moments of the blackout, in order; what each step took is logged at the end. */
-	uint64_t silent_ns; /* since when others waited for the VM; 0: nobody had when it was stopped */
+	uint64_t silent_ns; /* since when others waited for the VM; stopped_ns when nobody did */
 	uint64_t stopped_ns, quiet_ns, synced_ns, saved_ns, sent_ns, ready_ns, commit_ns;
 	uint64_t load_us, pages_us, acted_us; /* as the destination says */
 };
@@ -197,6 +197,7 @@ static int switch_over(struct source *s, struct gw_error *err)
 	s->stopped = true;
 	s->quiet_ns = gw_now_ns();
 	s->silent_ns = mv->vm.ops->unanswered && s->was_running ? mv->vm.ops->unanswered(mv->vm.self) : 0;
+	s->silent_ns = s->silent_ns ? GW_MIN(s->silent_ns, s->stopped_ns) : s->stopped_ns;
 	gw_move_report(mv, GW_MOVE_SWITCH);
 	r = gw_move_step(mv, GW_FP_SRC_STOP, err);
 	if (r == 0 && mv->vm.ops->settled)
@@ -376,8 +377,8 @@ static void own_again(struct source *s, struct gw_error *why)
 static void log_blackout(const struct source *s, uint64_t answered)
 {
 	gw_info("blackout %llu us: unanswered before %llu, stop %llu, dirty log %llu, save %llu, send %llu, ready %llu (there: pages %llu, load %llu), journal %llu, commit to running %llu, first sign of life %llu; round trip %llu",
-		(unsigned long long)s->mv->progress.blackout_us,
-		(unsigned long long)(s->silent_ns && s->silent_ns < s->stopped_ns ? s->stopped_ns - s->silent_ns : 0) / 1000, (unsigned long long)(s->quiet_ns - s->stopped_ns) / 1000,
+		(unsigned long long)s->mv->progress.blackout_us, (unsigned long long)(s->stopped_ns - s->silent_ns) / 1000,
+		(unsigned long long)(s->quiet_ns - s->stopped_ns) / 1000,
 		(unsigned long long)(s->synced_ns - s->quiet_ns) / 1000, (unsigned long long)(s->saved_ns - s->synced_ns) / 1000,
 		(unsigned long long)(s->sent_ns - s->saved_ns) / 1000, (unsigned long long)(s->ready_ns - s->sent_ns) / 1000,
 		(unsigned long long)s->pages_us, (unsigned long long)s->load_us,
@@ -403,8 +404,7 @@ static void let_go(struct source *s, uint64_t answered)
 {
 	struct gw_move *mv = s->mv;
 	struct gw_error err = GW_ERROR_INIT;
-	uint64_t begun = s->silent_ns ? GW_MIN(s->silent_ns, s->stopped_ns) : s->stopped_ns;
-	uint64_t stood_ns = answered - begun;
+	uint64_t stood_ns = answered - s->silent_ns;
 
 	if (gw_move_step(mv, GW_FP_SRC_RUNNING, &err) < 0)
 		gw_warn("move: %s", gw_error_text(&err));

@@ -352,7 +352,9 @@ int gw_vm_move_out(struct gw_vm_move *mv, const Godwit__MoveOut *req, const int 
 	gw_talk_begin();
 	r = gw_move_source_start(&p, &vm, mv->journal, take_progress, mv, &mv->engine, err);
 	OPENSSL_cleanse(p.secret, sizeof(p.secret));
-	if (r == 0)
+	if (r < 0)
+		gw_talk_end();
+	else
 		set_state(mv, GW_VM_MOVE_OUT, "");
 	return r;
 }
