@@ -293,15 +293,16 @@ static uint64_t say_running(struct gw_move *mv)
 	return now;
 }
 
-static void say_acted(struct gw_move *mv, uint64_t running_ns)
+static void say_answered(struct gw_move *mv, uint64_t running_ns)
 {
-	Godwit__StreamActed acted = GODWIT__STREAM_ACTED__INIT;
-	uint64_t when = 0;
+	Godwit__StreamAnswered msg = GODWIT__STREAM_ANSWERED__INIT;
+	uint64_t when = 0, longest = 0;
 
-	if (mv->vm.ops->acted && !mv->paused)
-		when = mv->vm.ops->acted(mv->vm.self, running_ns + GW_MOVE_ACT_NS);
-	acted.after_us = when > running_ns ? (when - running_ns) / GW_NS_PER_US : 0;
-	(void)gw_channel_send(mv->control, GW_STREAM_ACTED, &acted.base, NULL);
+	if (mv->vm.ops->resumed && !mv->paused)
+		mv->vm.ops->resumed(mv->vm.self, running_ns, &when, &longest);
+	msg.after_us = when > running_ns ? (when - running_ns) / GW_NS_PER_US : 0;
+	msg.longest_us = longest / GW_NS_PER_US;
+	(void)gw_channel_send(mv->control, GW_STREAM_ANSWERED, &msg.base, NULL);
 }
 
 static void give_up(struct destination *d, struct gw_error *err)
@@ -378,7 +379,7 @@ void *gw_move_destination_main(void *arg)
 	if (d.mv->vm.ops->announce && !d.mv->paused)
 		d.mv->vm.ops->announce(d.mv->vm.self);
 	if (running_ns)
-		say_acted(d.mv, running_ns);
+		say_answered(d.mv, running_ns);
 	report(&d, GW_MOVE_DONE);
 	gw_receivers_free(d.receivers);
 	return NULL;

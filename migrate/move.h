@@ -8,7 +8,7 @@
  * Source:      connect -> HELLO -> rounds (precopy.c) -> stop -> last pages + STATE -> READY -> journal COMMITTING -> COMMIT
  *              -> RUNNING -> journal RELEASED
  * Destination: connect -> HELLO -> journal INCOMING -> take pages -> STATE -> load -> READY -> COMMIT -> journal OWNER -> run -> RUNNING
- *              -> ACTED
+ *              -> ANSWERED
  *
  * Who may run the VM (invariants 1 and 2 of the design; tests/model/handoff.pml checks them):
  * - the source, until it has written COMMITTING: every failure before makes it run on at once;
@@ -22,8 +22,9 @@
  * source may go on with it. A word in the journal tells (journal.h); it is set right before RUNNING leaves, and what the VM does to the outside
  * is held back until then.
  *
- * The blackout that is told begins with the stop, or earlier where somebody had waited for an answer before. It ends when the guest acts on
- * the outside again (ACTED): that is what those who wait for it see. One that says nothing for GW_MOVE_ACT_NS is taken at RUNNING.
+ * The blackout that is told is what those who wait for the VM see (vmm/talk.h). It begins with the stop, or earlier where somebody had waited
+ * for an answer before, and ends when the guest answers again (ANSWERED), with RUNNING where nobody asks. When it was silent for longer at
+ * another moment of the move, to somebody who went on asking, it is that time.
  */
 #ifndef GW_MIGRATE_MOVE_H
 #define GW_MIGRATE_MOVE_H
@@ -47,8 +48,11 @@ struct gw_move_vm_ops {
 	/* Source: lets what writes RAM run for so many percent of the time less; 0 as before. May be NULL. */
 	void (*slow)(void *vm, unsigned percent);
 	void (*stop)(void *vm);    /* after it nothing writes RAM */
-	/* Source, stopped: since when somebody has waited for the VM to answer (gw_now_ns()), 0: nobody has. May be NULL. */
-	uint64_t (*unanswered)(void *vm);
+	/*
+	 * Source, stopped: since when somebody has waited for the VM to answer (gw_now_ns()), 0: nobody has; and for how long somebody had to
+	 * go on asking in vain before. May be NULL.
+	 */
+	void (*awaited)(void *vm, uint64_t *since_ns, uint64_t *longest_ns);
 	void (*run)(void *vm);     /* destination: after `owned`, and without effects on the outside before `released` */
 	bool (*running)(void *vm);
 	/* Of the stopped VM; changes nothing, its RAM included. */
@@ -68,12 +72,15 @@ struct gw_move_vm_ops {
 	void (*released)(void *vm);
 	/* Destination, after `released`; source, when it runs a VM again that may have been announced elsewhere. May be NULL. */
 	void (*announce)(void *vm);
-	/* Destination, after `released`: waits for the first effect, and returns its time (gw_now_ns()), or 0 at the deadline. May be NULL. */
-	uint64_t (*acted)(void *vm, uint64_t deadline_ns);
+	/*
+	 * Destination, after `released`: waits until the VM, which runs since from_ns, answers steadily, GW_MOVE_ANSWER_NS at the most. When it gave
+	 * its first answers (gw_now_ns()), 0: none; and for how long somebody had to go on asking in vain. May be NULL.
+	 */
+	void (*resumed)(void *vm, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns);
 };
 
-/* How long both sides wait for a sign of life before the move is told to be done. */
-#define GW_MOVE_ACT_NS (400 * GW_NS_PER_MS)
+/* How long both sides wait for answers of the VM before the move is told to be done. */
+#define GW_MOVE_ANSWER_NS (2 * GW_NS_PER_SEC)
 
 struct gw_move_vm {
 	const struct gw_move_vm_ops *ops;

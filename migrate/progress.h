@@ -28,7 +28,7 @@ struct gw_move_progress {
 	uint32_t round;        /* 1 = first pass */
 	uint64_t predicted_blackout_us;
 	uint64_t eta_ms;
-	uint64_t blackout_us;  /* at the end: stop at the source, or unanswered before it, to the guest's first sign of life at the destination (migrate/move.h) */
+	uint64_t blackout_us;  /* at the end: for how long those who asked had no answer; from stop to running when nobody did (migrate/move.h) */
 	uint64_t elapsed_ms;
 	uint64_t zero_pages;   /* not sent, or as a mark only */
 	unsigned slowed;       /* percent of the time for which vCPUs that write are held, so that the move converges */

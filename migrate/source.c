@@ -31,7 +31,8 @@ struct source {
 	/* Moments of the blackout, in order; what each step took is logged at the end. */
 	uint64_t silent_ns; /* since when others waited for the VM; stopped_ns when nobody did */
 	uint64_t stopped_ns, quiet_ns, synced_ns, saved_ns, sent_ns, ready_ns, commit_ns;
-	uint64_t load_us, pages_us, acted_us; /* as the destination says */
+	uint64_t silence_ns; /* the longest time for which somebody asked in vain, before the stop or after it */
+	uint64_t load_us, pages_us, answered_us; /* as the destination says */
 };
 
 static int fill_regions(struct gw_move *mv, Godwit__StreamMachine *m, struct gw_error *err)
@@ -196,7 +197,8 @@ static int switch_over(struct source *s, struct gw_error *err)
 	mv->vm.ops->stop(mv->vm.self);
 	s->stopped = true;
 	s->quiet_ns = gw_now_ns();
-	s->silent_ns = mv->vm.ops->unanswered && s->was_running ? mv->vm.ops->unanswered(mv->vm.self) : 0;
+	if (mv->vm.ops->awaited && s->was_running)
+		mv->vm.ops->awaited(mv->vm.self, &s->silent_ns, &s->silence_ns);
 	s->silent_ns = s->silent_ns ? GW_MIN(s->silent_ns, s->stopped_ns) : s->stopped_ns;
 	gw_move_report(mv, GW_MOVE_SWITCH);
 	r = gw_move_step(mv, GW_FP_SRC_STOP, err);
@@ -376,26 +378,31 @@ static void own_again(struct source *s, struct gw_error *why)
 
 static void log_blackout(const struct source *s, uint64_t answered)
 {
-	gw_info("blackout %llu us: unanswered before %llu, stop %llu, dirty log %llu, save %llu, send %llu, ready %llu (there: pages %llu, load %llu), journal %llu, commit to running %llu, first sign of life %llu; round trip %llu",
+	gw_info("blackout %llu us: unanswered before %llu, stop %llu, dirty log %llu, save %llu, send %llu, ready %llu (there: pages %llu, load %llu), journal %llu, commit to running %llu, first answers %llu, longest silence else %llu; round trip %llu",
 		(unsigned long long)s->mv->progress.blackout_us, (unsigned long long)(s->stopped_ns - s->silent_ns) / 1000,
 		(unsigned long long)(s->quiet_ns - s->stopped_ns) / 1000,
 		(unsigned long long)(s->synced_ns - s->quiet_ns) / 1000, (unsigned long long)(s->saved_ns - s->synced_ns) / 1000,
 		(unsigned long long)(s->sent_ns - s->saved_ns) / 1000, (unsigned long long)(s->ready_ns - s->sent_ns) / 1000,
 		(unsigned long long)s->pages_us, (unsigned long long)s->load_us,
 		(unsigned long long)(s->commit_ns - s->ready_ns) / 1000, (unsigned long long)(answered - s->commit_ns) / 1000,
-		(unsigned long long)s->acted_us, (unsigned long long)s->rtt_ns / 1000);
+		(unsigned long long)s->answered_us, (unsigned long long)s->silence_ns / 1000, (unsigned long long)s->rtt_ns / 1000);
 }
 
-/* When the guest was heard of again; stays 0 when it was not, or the destination does not say. */
-static void wait_acted(struct source *s)
+/* When the guest answered again; stays 0 when it did not, or the destination does not say. */
+static void wait_answered(struct source *s)
 {
 	struct gw_error err = GW_ERROR_INIT;
+	const Godwit__StreamAnswered *answered;
+	uint64_t longest_us;
 	ProtobufCMessage *msg;
 
-	if (!s->was_running || gw_move_expect(s->mv, GW_STREAM_ACTED, &godwit__stream_acted__descriptor, &msg,
-					      gw_now_ns() + GW_MOVE_ACT_NS + s->rtt_ns, &err) < 0)
+	if (!s->was_running || gw_move_expect(s->mv, GW_STREAM_ANSWERED, &godwit__stream_answered__descriptor, &msg,
+					      gw_now_ns() + 2 * GW_MOVE_ANSWER_NS + s->rtt_ns, &err) < 0)
 		return;
-	s->acted_us = GW_MIN(((Godwit__StreamActed *)msg)->after_us, GW_MOVE_ACT_NS / GW_NS_PER_US);
+	answered = (Godwit__StreamAnswered *)msg;
+	s->answered_us = GW_MIN(answered->after_us, 2 * GW_MOVE_ANSWER_NS / GW_NS_PER_US);
+	longest_us = GW_MIN(answered->longest_us, 2 * GW_MOVE_ANSWER_NS / GW_NS_PER_US);
+	s->silence_ns = GW_MAX(s->silence_ns, longest_us * GW_NS_PER_US);
 	protobuf_c_message_free_unpacked(msg, NULL);
 }
 
@@ -409,8 +416,9 @@ static void let_go(struct source *s, uint64_t answered)
 	if (gw_move_step(mv, GW_FP_SRC_RUNNING, &err) < 0)
 		gw_warn("move: %s", gw_error_text(&err));
 	journal_released(s);
-	wait_acted(s);
-	mv->progress.blackout_us = (stood_ns - GW_MIN(s->rtt_ns / 2, stood_ns)) / 1000 + s->acted_us;
+	wait_answered(s);
+	mv->progress.blackout_us = (stood_ns - GW_MIN(s->rtt_ns / 2, stood_ns)) / 1000 + s->answered_us;
+	mv->progress.blackout_us = GW_MAX(mv->progress.blackout_us, s->silence_ns / 1000);
 	log_blackout(s, answered);
 	gw_move_report(mv, GW_MOVE_DONE);
 }

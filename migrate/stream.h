@@ -11,7 +11,7 @@
  *	S PING        -> D PONG              any number, at any time before STATE
  *	S STATE       -> D READY             pages of the last round travel at the same time
  *	S COMMIT      -> D RUNNING (or ABORT)
- *	              -> D ACTED             news that nobody's safety rests on: it may be lost
+ *	              -> D ANSWERED          news that nobody's safety rests on: it may be lost
  *	either ABORT                         any time before COMMIT; D alone after it
  *
  * Data channels: frames of 16 bytes, little-endian, then their payload:
@@ -55,7 +55,7 @@ enum gw_stream_type {
 	GW_STREAM_COMMIT,
 	GW_STREAM_RUNNING,
 	GW_STREAM_ABORT,
-	GW_STREAM_ACTED,
+	GW_STREAM_ANSWERED,
 };
 
 enum gw_page_type {

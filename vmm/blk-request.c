@@ -232,8 +232,6 @@ static const char *begin(struct gw_blk *blk)
 		finish(req, status);
 		return NULL;
 	}
-	if (req->io.op != GW_BLK_READ)
-		blk->vd.host.ops->note_effect(&blk->vd.host, GW_EFFECT_DISK);
 	req->writes = blk->writes;
 	blk->in_flight++;
 	blk->be->ops->submit(blk->be, &req->io);

@@ -2,9 +2,9 @@
 /* Devices' edge to KVM; see devhost.h. */
 #include "vmm/devhost.h"
 
-#include "vmm/effect.h"
 #include "vmm/irq.h"
 #include "vmm/talk.h"
+#include "vmm/virtqueue.h"
 #include "vmm/vm.h"
 
 static int msi_new(const struct gw_devhost *host, struct gw_msi **ret, struct gw_error *err)
@@ -22,16 +22,17 @@ static int ioeventfd(const struct gw_devhost *host, uint64_t addr, unsigned len,
 	return gw_ioeventfd(host->vm, addr, len, fd, add, err);
 }
 
-static void note_effect(const struct gw_devhost *host, enum gw_effect effect)
+static void note_frame(const struct gw_devhost *host, const struct iovec *iov, unsigned niov, uint64_t offset, bool said)
 {
-	gw_effect_note(effect);
-	if (effect == GW_EFFECT_PACKET)
-		gw_talk_said();
+	uint8_t head[GW_TALK_HEAD];
+
+	if (__builtin_expect(atomic_load_explicit(&gw_talk_noted, memory_order_relaxed), 0))
+		gw_talk_packet(head, gw_iov_read(iov, niov, offset, head, sizeof(head)), said);
 }
 
-static void note_heard(const struct gw_devhost *host)
+static bool overdue(const struct gw_devhost *host)
 {
-	gw_talk_heard();
+	return gw_talk_overdue();
 }
 
 static void failed(const struct gw_devhost *host, const char *reason)
@@ -46,8 +47,8 @@ static const struct gw_devhost_ops kvm_edge = {
 	.msi_commit = msi_commit,
 	.msi_raise = gw_msi_raise,
 	.ioeventfd = ioeventfd,
-	.note_effect = note_effect,
-	.note_heard = note_heard,
+	.note_frame = note_frame,
+	.overdue = overdue,
 	.failed = failed,
 };
 

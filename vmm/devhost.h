@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "lib/error.h"
 
@@ -19,11 +20,6 @@ struct gw_msi;
 struct gw_ram;
 struct gw_vm;
 
-enum gw_effect {
-	GW_EFFECT_DISK,   /* a disk is written or flushed */
-	GW_EFFECT_PACKET, /* a packet leaves */
-};
-
 /* As the functions of the same names in vmm/irq.h. */
 struct gw_devhost_ops {
 	int (*msi_new)(const struct gw_devhost *host, struct gw_msi **ret, struct gw_error *err);
@@ -32,10 +28,10 @@ struct gw_devhost_ops {
 	int (*msi_commit)(const struct gw_devhost *host, struct gw_error *err);
 	void (*msi_raise)(struct gw_msi *msi);
 	int (*ioeventfd)(const struct gw_devhost *host, uint64_t addr, unsigned len, int fd, bool add, struct gw_error *err);
-	/* Right before a device has an effect outside of the VM. */
-	void (*note_effect)(const struct gw_devhost *host, enum gw_effect effect);
-	/* A packet was handed to the guest that is for it alone. */
-	void (*note_heard)(const struct gw_devhost *host);
+	/* A frame was handed to the guest, or leaves it (`said`): what lies in the buffers behind `offset` bytes. */
+	void (*note_frame)(const struct gw_devhost *host, const struct iovec *iov, unsigned niov, uint64_t offset, bool said);
+	/* The guest gets too little of the processors to answer in time (vmm/talk.h). */
+	bool (*overdue)(const struct gw_devhost *host);
 	/* A device can not go on: the VM must not run any further. */
 	void (*failed)(const struct gw_devhost *host, const char *reason);
 };

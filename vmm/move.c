@@ -13,7 +13,6 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "migrate/move.h"
-#include "vmm/effect.h"
 #include "vmm/move-machine.h"
 #include "vmm/prefault.h"
 #include "vmm/talk.h"
@@ -64,9 +63,10 @@ static void op_slow(void *self, unsigned percent)
 	gw_vm_slow(vm_of(self), percent);
 }
 
-static uint64_t op_unanswered(void *self)
+static void op_awaited(void *self, uint64_t *since_ns, uint64_t *longest_ns)
 {
-	return gw_talk_unanswered();
+	*since_ns = gw_talk_unanswered();
+	*longest_ns = gw_talk_longest();
 }
 
 static void op_stop(void *self)
@@ -126,7 +126,7 @@ static void op_owned(void *self, uint64_t epoch)
 {
 	struct gw_vm_move *mv = self;
 
-	gw_effect_arm();
+	gw_talk_begin(true);
 	mv->arriving = true;
 }
 
@@ -138,9 +138,10 @@ static void op_released(void *self)
 	gw_vm_release(mv->vm);
 }
 
-static uint64_t op_acted(void *self, uint64_t deadline_ns)
+static void op_resumed(void *self, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns)
 {
-	return gw_effect_wait(deadline_ns);
+	*answered_ns = gw_talk_resumed(from_ns);
+	*longest_ns = gw_talk_longest();
 }
 
 static void op_announce(void *self)
@@ -151,7 +152,7 @@ static void op_announce(void *self)
 static const struct gw_move_vm_ops vm_ops = {
 	.slow = op_slow,
 	.stop = op_stop,
-	.unanswered = op_unanswered,
+	.awaited = op_awaited,
 	.run = op_run,
 	.running = op_running,
 	.save = op_save,
@@ -162,7 +163,7 @@ static const struct gw_move_vm_ops vm_ops = {
 	.settled = op_settled,
 	.owned = op_owned,
 	.released = op_released,
-	.acted = op_acted,
+	.resumed = op_resumed,
 	.announce = op_announce,
 };
 
@@ -349,7 +350,7 @@ int gw_vm_move_out(struct gw_vm_move *mv, const Godwit__MoveOut *req, const int 
 		return r;
 	}
 	vm.dirty = gw_vm_dirty_source(mv->vm);
-	gw_talk_begin();
+	gw_talk_begin(false);
 	r = gw_move_source_start(&p, &vm, mv->journal, take_progress, mv, &mv->engine, err);
 	OPENSSL_cleanse(p.secret, sizeof(p.secret));
 	if (r < 0)

@@ -41,6 +41,10 @@ struct gw_net {
 	struct gw_io_source *timer_source;
 	unsigned announcements;
 
+	/* Ends a pause in which packets for a guest that is late gather in the tap. */
+	int rx_timer;
+	struct gw_io_source *rx_timer_source;
+
 	/* Receiving: staged chains in queue order, their buffers one after the other. Device thread. */
 	unsigned need;       /* bytes that the next packet may have */
 	unsigned nstaged, niov;

@@ -15,7 +15,7 @@ static bool send_packet(struct gw_net *net)
 	const struct gw_vq_chain *c = &net->chain;
 	ssize_t n;
 
-	net->vd.host.ops->note_effect(&net->vd.host, GW_EFFECT_PACKET);
+	net->vd.host.ops->note_frame(&net->vd.host, c->iov, c->nout, GW_TAP_HEADER, true);
 	do {
 		n = writev(net->tap, c->iov, (int)c->nout);
 	} while (n < 0 && errno == EINTR);

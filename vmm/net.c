@@ -104,6 +104,15 @@ static void on_timer(void *arg, uint32_t events)
 		gw_net_announce_tick(net);
 }
 
+static void on_rx_timer(void *arg, uint32_t events)
+{
+	struct gw_net *net = arg;
+	uint64_t count;
+
+	if (read(net->rx_timer, &count, sizeof(count)) == sizeof(count) && net->vd.active && net->vd.queues[GW_NET_RX].vq.enabled)
+		gw_net_receive(net);
+}
+
 /* virtio 1.2 §5.1.6: what the guest takes, the host may leave undone. */
 static unsigned offloads(const struct gw_virtio *vd)
 {
@@ -230,11 +239,14 @@ static void net_free(struct gw_virtio *vd)
 
 	gw_io_remove(net->source);
 	gw_io_remove(net->timer_source);
+	gw_io_remove(net->rx_timer_source);
 	gw_virtio_release(vd);
 	if (net->tap >= 0)
 		close(net->tap);
 	if (net->timer >= 0)
 		close(net->timer);
+	if (net->rx_timer >= 0)
+		close(net->rx_timer);
 	free(net->bounce);
 	free(net);
 }
@@ -259,9 +271,12 @@ static int watch_fds(struct gw_net *net, struct gw_error *err)
 	int r;
 
 	net->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (net->timer < 0)
+	net->rx_timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (net->timer < 0 || net->rx_timer < 0)
 		return gw_error_errno(err, errno, "cannot make a timer");
 	r = gw_io_add(net->vd.host.io, net->timer, EPOLLIN, on_timer, net, &net->timer_source);
+	if (r == 0)
+		r = gw_io_add(net->vd.host.io, net->rx_timer, EPOLLIN, on_rx_timer, net, &net->rx_timer_source);
 	if (r == 0)
 		r = gw_io_add(net->vd.host.io, net->tap, net->polled, on_tap, net, &net->source);
 	return r < 0 ? gw_error_errno(err, r, "cannot watch the tap") : 0;
@@ -281,7 +296,7 @@ int gw_net_new_on(int fd, const char *name, const uint8_t mac[6], bool incoming,
 	net->polled = incoming ? EPOLLIN : 0;
 	r = gw_virtio_init(&net->vd, &net_ops, name, host, GW_NET_QUEUES, GW_VQ_MAX_SIZE, net_features, err);
 	net->tap = fd;
-	net->timer = -1;
+	net->timer = net->rx_timer = -1;
 	net->link = VIRTIO_NET_S_LINK_UP;
 	memcpy(net->mac, mac, sizeof(net->mac));
 	if (r == 0)

@@ -1,27 +1,185 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The conversation of a departing VM; see talk.h. */
+/* The conversations of a moving VM; see talk.h. */
 #include "vmm/talk.h"
+
+#include <arpa/inet.h>
+#include <net/ethernet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
 
 #include "lib/clock.h"
 #include "lib/util.h"
 
+#define FLOWS 16
 #define OLDEST_NS (2 * GW_NS_PER_SEC)
 /* It answers when it sends at least one packet for so many that it is sent: an answer may cover several. */
 #define HEARD_PER_SAID 8
+/* Answers that are taken for granted in the conversations of a VM that has just arrived. */
+#define CREDIT ((uint64_t)256)
+/* So many packets without an answer are more than one question and its repetitions by TCP. */
+#define INSISTS 16
+/* One packet or two may be the answers to what the VM asked; TCP has its data acknowledged in any case. */
+#define ASKS 4
+/* An idle processor's guest answers within a tick of its clock (HZ=250). */
+#define OVERDUE_NS (4 * GW_NS_PER_MS)
+
+#define LOOK_NS (4 * GW_NS_PER_MS)
+/* A guest that has answered once may fall silent again over what else it finds to do. */
+#define SETTLE_NS (20 * GW_NS_PER_MS)
+#define NOBODY_NS (100 * GW_NS_PER_MS)
+#define ASKED_NS (400 * GW_NS_PER_MS)
+
+struct flow {
+	uint64_t key; /* 0: free */
+	uint64_t heard, said;
+	uint64_t begun_ns, last_ns;
+	uint64_t first_said_ns; /* an answer; 0: none yet */
+	uint64_t since_ns;      /* the oldest packet without an answer, 0: none */
+	unsigned waiting;       /* packets since then */
+	bool tcp;
+};
 
 _Atomic(bool) gw_talk_noted;
 
-/* Written by the device thread, read by the engine's. */
+/* All under lock, which is contended a few times a second at the most. */
 static struct {
-	_Atomic(uint64_t) heard, said;
-	_Atomic(uint64_t) unanswered_ns;
-} talk;
+	pthread_mutex_t lock;
+	uint64_t credit;
+	uint64_t longest_ns;
+	struct flow flows[FLOWS];
+} talk = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-void gw_talk_begin(void)
+/* One end of a conversation; IPv4 in the first four bytes. */
+struct end {
+	uint8_t addr[16];
+	uint16_t port;
+};
+
+struct headers {
+	struct end from, to;
+	uint16_t type;
+	uint8_t proto;
+	bool bare_ack; /* TCP that carries nothing and asks for nothing */
+};
+
+static void read_transport(const uint8_t *p, size_t len, size_t payload, struct headers *h)
 {
-	atomic_store(&talk.heard, 0);
-	atomic_store(&talk.said, 0);
-	atomic_store(&talk.unanswered_ns, 0);
+	bool tcp = h->proto == IPPROTO_TCP;
+	uint8_t flags;
+
+	if ((!tcp && h->proto != IPPROTO_UDP) || len < 4)
+		return;
+	memcpy(&h->from.port, p, 2);
+	memcpy(&h->to.port, p + 2, 2);
+	if (!tcp || len < sizeof(struct tcphdr))
+		return;
+	flags = p[13]; /* RFC 9293 §3.1 */
+	h->bare_ack = payload == (p[12] >> 4) * 4u && !(flags & (TH_SYN | TH_FIN | TH_RST));
+}
+
+/* RFC 791 §3.1 */
+static void read_ipv4(const uint8_t *p, size_t len, struct headers *h)
+{
+	size_t header = (p[0] & 15) * 4u, total = (size_t)p[2] << 8 | p[3];
+	bool first_fragment = !((p[6] & 0x1f) | p[7]);
+
+	h->proto = p[9];
+	memcpy(h->from.addr, p + 12, 4);
+	memcpy(h->to.addr, p + 16, 4);
+	if (first_fragment && header >= 20 && header < len && header <= total)
+		read_transport(p + header, len - header, total - header, h);
+}
+
+/* RFC 8200 §3; extension headers end it. */
+static void read_ipv6(const uint8_t *p, size_t len, struct headers *h)
+{
+	h->proto = p[6];
+	memcpy(h->from.addr, p + 8, 16);
+	memcpy(h->to.addr, p + 24, 16);
+	read_transport(p + 40, len - 40, (size_t)p[4] << 8 | p[5], h);
+}
+
+/* False for what is no part of a conversation. */
+static bool read_headers(const uint8_t *frame, size_t len, struct headers *h)
+{
+	if (len < ETH_HLEN || (frame[0] & 1))
+		return false;
+	memset(h, 0, sizeof(*h));
+	h->type = (uint16_t)(frame[12] << 8 | frame[13]);
+	if (h->type == ETHERTYPE_IP && len >= ETH_HLEN + 20)
+		read_ipv4(frame + ETH_HLEN, len - ETH_HLEN, h);
+	else if (h->type == ETHERTYPE_IPV6 && len >= ETH_HLEN + 40)
+		read_ipv6(frame + ETH_HLEN, len - ETH_HLEN, h);
+	else
+		return false;
+	return true;
+}
+
+/* The same for both directions, never 0. */
+static uint64_t key_of(const struct headers *h)
+{
+	bool swap = memcmp(&h->from, &h->to, sizeof(h->from)) > 0;
+	struct end ends[2] = { swap ? h->to : h->from, swap ? h->from : h->to };
+
+	return XXH3_64bits_withSeed(ends, sizeof(ends), (uint64_t)h->type << 8 | h->proto) | 1;
+}
+
+/* The conversation of that key, in place of the one that was silent for longest when it is new. */
+static struct flow *flow_of(uint64_t key, uint64_t now)
+{
+	struct flow *oldest = talk.flows;
+
+	for (struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+		if (f->key == key)
+			return f;
+		if (f->last_ns < oldest->last_ns)
+			oldest = f;
+	}
+	*oldest = (struct flow){ .key = key, .begun_ns = now };
+	return oldest;
+}
+
+static bool answers(const struct flow *f)
+{
+	return GW_MAX(f->said, talk.credit) * HEARD_PER_SAID >= f->heard;
+}
+
+static bool awaited(const struct flow *f)
+{
+	return f->waiting >= (f->tcp ? 1 : ASKS) && answers(f);
+}
+
+static void hear(struct flow *f, uint64_t now)
+{
+	f->heard++;
+	f->waiting++;
+	f->since_ns = f->since_ns ?: now;
+}
+
+static void say(struct flow *f, uint64_t now)
+{
+	f->said++;
+	if (f->since_ns == 0)
+		return;
+	/* Asked often, and answered in the end: few answers before mean only that the VM was late from the beginning. */
+	if (f->waiting >= INSISTS && GW_MAX(f->said, CREDIT) * HEARD_PER_SAID >= f->heard)
+		talk.longest_ns = GW_MAX(talk.longest_ns, now - f->since_ns);
+	f->first_said_ns = f->first_said_ns ?: now;
+	f->since_ns = 0;
+	f->waiting = 0;
+}
+
+void gw_talk_begin(bool arrived)
+{
+	pthread_mutex_lock(&talk.lock);
+	memset(talk.flows, 0, sizeof(talk.flows));
+	talk.credit = arrived ? CREDIT : 0;
+	talk.longest_ns = 0;
+	pthread_mutex_unlock(&talk.lock);
 	atomic_store(&gw_talk_noted, true);
 }
 
@@ -30,20 +188,112 @@ void gw_talk_end(void)
 	atomic_store(&gw_talk_noted, false);
 }
 
-void gw_talk_count(bool said)
+void gw_talk_packet(const void *frame, size_t len, bool said)
 {
-	atomic_fetch_add_explicit(said ? &talk.said : &talk.heard, 1, memory_order_relaxed);
+	uint64_t now = gw_now_ns();
+	struct headers h;
+	struct flow *f;
+
+	if (!atomic_load(&gw_talk_noted) || !read_headers(frame, len, &h))
+		return;
+	pthread_mutex_lock(&talk.lock);
+	f = flow_of(key_of(&h), now);
+	f->last_ns = now;
+	f->tcp = h.proto == IPPROTO_TCP;
 	if (said)
-		atomic_store(&talk.unanswered_ns, 0);
-	else if (atomic_load(&talk.unanswered_ns) == 0)
-		atomic_store(&talk.unanswered_ns, gw_now_ns());
+		say(f, now);
+	else if (!h.bare_ack)
+		hear(f, now);
+	pthread_mutex_unlock(&talk.lock);
+}
+
+/* With the lock held: the oldest question that somebody waits for the answer of, 0: none. */
+static uint64_t oldest_unanswered(void)
+{
+	uint64_t oldest = 0;
+
+	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+		if (awaited(f) && (oldest == 0 || f->since_ns < oldest))
+			oldest = f->since_ns;
+	}
+	return oldest;
 }
 
 uint64_t gw_talk_unanswered(void)
 {
-	uint64_t since = atomic_load(&talk.unanswered_ns);
+	uint64_t since;
 
-	if (since == 0 || atomic_load(&talk.said) * HEARD_PER_SAID < atomic_load(&talk.heard))
-		return 0;
-	return GW_MAX(since, gw_now_ns() - OLDEST_NS);
+	pthread_mutex_lock(&talk.lock);
+	since = oldest_unanswered();
+	pthread_mutex_unlock(&talk.lock);
+	return since ? GW_MAX(since, gw_now_ns() - OLDEST_NS) : 0;
+}
+
+bool gw_talk_overdue(void)
+{
+	uint64_t since;
+
+	if (!atomic_load_explicit(&gw_talk_noted, memory_order_relaxed))
+		return false;
+	since = gw_talk_unanswered();
+	return since && gw_now_ns() - since > OVERDUE_NS;
+}
+
+uint64_t gw_talk_longest(void)
+{
+	uint64_t longest, now = gw_now_ns();
+
+	pthread_mutex_lock(&talk.lock);
+	longest = talk.longest_ns;
+	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+		if (awaited(f) && f->waiting >= INSISTS)
+			longest = GW_MAX(longest, now - f->since_ns);
+	}
+	pthread_mutex_unlock(&talk.lock);
+	return longest;
+}
+
+/* With the lock held: when those who asked before its first answer had all had theirs, 0: nobody had one yet. */
+static uint64_t first_answers(void)
+{
+	uint64_t first = 0, last = 0;
+
+	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+		if (f->first_said_ns && (first == 0 || f->first_said_ns < first))
+			first = f->first_said_ns;
+	}
+	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+		if (f->first_said_ns && f->begun_ns <= first)
+			last = GW_MAX(last, f->first_said_ns);
+	}
+	return last;
+}
+
+/* With the lock held: for how long to go on waiting for who waits; 0: for nobody. */
+static uint64_t patience(void)
+{
+	uint64_t longest = 0;
+
+	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+		if (awaited(f))
+			longest = GW_MAX(longest, f->waiting >= INSISTS ? OLDEST_NS : ASKED_NS);
+	}
+	return longest;
+}
+
+uint64_t gw_talk_resumed(uint64_t from_ns)
+{
+	uint64_t answered, wait, now, settled;
+
+	for (;;) {
+		pthread_mutex_lock(&talk.lock);
+		answered = first_answers();
+		wait = patience();
+		pthread_mutex_unlock(&talk.lock);
+		now = gw_now_ns();
+		settled = answered ? answered + SETTLE_NS : from_ns + NOBODY_NS;
+		if (now >= settled && now >= from_ns + wait)
+			return answered;
+		usleep(LOOK_NS / 1000);
+	}
 }

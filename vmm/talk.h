@@ -1,39 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a VM and others say to each other over its networks while it departs: since when somebody waits for its answer.
+ * What a VM and others say to each other over its networks while it moves: since when somebody waits for its answer, and when it answers again.
  *
- * A VM that shares its processors with the senders of a move may leave packets unanswered before it is stopped; for those who wait, the blackout
- * has begun. One VM a process, so one conversation a process.
+ * The blackout is told by this (migrate/move.h), as those who wait see it. A VM that shares its processors with the senders of a move may leave
+ * packets unanswered before it is stopped, and one that has just arrived needs time for its first answer.
+ *
+ * Conversations are told apart by their ends' addresses (IPv4, IPv6, TCP and UDP ports). One in which the VM hardly ever answers, as a collector
+ * of logs, expects nothing of it; neither do broadcasts, bare acknowledgements of TCP, or few packets that may be answers themselves. One VM a
+ * process, so one note a process.
+ * Any thread may call any of these.
  */
 #ifndef GW_VMM_TALK_H
 #define GW_VMM_TALK_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+
+/* Bytes of a frame that suffice: Ethernet, IPv4 with all options, TCP without. */
+#define GW_TALK_HEAD 96
 
 extern _Atomic(bool) gw_talk_noted; /* between begin and end */
 
-void gw_talk_begin(void);
+/* At a source the VM has yet to show who gets answers; an arrived one is taken for one that answers until enough was said in vain. */
+void gw_talk_begin(bool arrived);
 void gw_talk_end(void);
-/*
- * When the first packet came that the VM has said nothing after (gw_now_ns()), 2 s ago at the most. 0 when there is none, or when the VM
- * has hardly answered anything since the beginning: then nobody expects that it does.
- */
+/* A frame that was handed to the VM, or that it sends (`said`); `len` may end at GW_TALK_HEAD. Noted between begin and end. */
+void gw_talk_packet(const void *frame, size_t len, bool said);
+
+/* When the first packet came that somebody waits for the answer of (gw_now_ns()), 2 s ago at the most; 0 when nobody waits. */
 uint64_t gw_talk_unanswered(void);
+/* The longest time for which somebody went on asking without an answer since the beginning, in ns. */
+uint64_t gw_talk_longest(void);
+/* Somebody has waited for longer than a VM that gets its share of the processors takes. */
+bool gw_talk_overdue(void);
 
-void gw_talk_count(bool said);
-/* For each packet that was handed to the VM and that is for it alone, and for each that it sends. One load and one branch when not noted. */
-static inline void gw_talk_heard(void)
-{
-	if (__builtin_expect(atomic_load_explicit(&gw_talk_noted, memory_order_relaxed), 0))
-		gw_talk_count(false);
-}
-
-static inline void gw_talk_said(void)
-{
-	if (__builtin_expect(atomic_load_explicit(&gw_talk_noted, memory_order_relaxed), 0))
-		gw_talk_count(true);
-}
+/*
+ * Waits until the arrived VM, which runs since `from_ns`, answers those who ask, and steadily so: the time of its first answers (gw_now_ns()).
+ * 0 when there are none: after 100 ms when nobody asks, 400 ms when somebody has, and 2 s when somebody insists.
+ */
+uint64_t gw_talk_resumed(uint64_t from_ns);
 
 #endif

@@ -9,6 +9,7 @@
 #include "lib/util.h"
 #include "vmm/bus.h"
 #include "vmm/iothread.h"
+#include "vmm/virtqueue.h"
 #include "vmm/vm.h"
 
 /* Devices have copies of the devhost, so there is one fake at a time. */
@@ -80,14 +81,15 @@ static int ioeventfd(const struct gw_devhost *host, uint64_t addr, unsigned len,
 	return 0;
 }
 
-static void note_effect(const struct gw_devhost *host, enum gw_effect effect)
+static void note_frame(const struct gw_devhost *host, const struct iovec *iov, unsigned niov, uint64_t offset, bool said)
 {
-	__atomic_fetch_add(&the_fake->effects, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(said ? &the_fake->said : &the_fake->heard, 1, __ATOMIC_RELAXED);
+	gw_iov_read(iov, niov, offset, the_fake->frame, sizeof(the_fake->frame));
 }
 
-static void note_heard(const struct gw_devhost *host)
+static bool overdue(const struct gw_devhost *host)
 {
-	__atomic_fetch_add(&the_fake->heard, 1, __ATOMIC_RELAXED);
+	return __atomic_load_n(&the_fake->overdue, __ATOMIC_RELAXED);
 }
 
 static void failed(const struct gw_devhost *host, const char *reason)
@@ -95,7 +97,7 @@ static void failed(const struct gw_devhost *host, const char *reason)
 	__atomic_fetch_add(&the_fake->failures, 1, __ATOMIC_RELAXED);
 }
 
-static const struct gw_devhost_ops ops = { msi_new, msi_free, msi_set, msi_commit, msi_raise, ioeventfd, note_effect, note_heard, failed };
+static const struct gw_devhost_ops ops = { msi_new, msi_free, msi_set, msi_commit, msi_raise, ioeventfd, note_frame, overdue, failed };
 
 struct fake_host *fake_host_new(void)
 {

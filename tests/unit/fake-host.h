@@ -32,8 +32,9 @@ struct fake_host {
 	} ioeventfd[FAKE_MAX_IOEVENTFD];
 	unsigned nioeventfd;
 	bool no_ioeventfd; /* refuse them */
-	unsigned effects;  /* atomic */
-	unsigned heard;    /* atomic */
+	unsigned heard, said; /* frames; atomic */
+	uint8_t frame[4];     /* the beginning of the last one */
+	bool overdue;         /* atomic */
 	unsigned failures; /* atomic */
 };
 

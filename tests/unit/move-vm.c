@@ -180,11 +180,12 @@ static void op_stop(void *self)
 	move_vm_stop(self);
 }
 
-static uint64_t op_unanswered(void *self)
+static void op_awaited(void *self, uint64_t *since_ns, uint64_t *longest_ns)
 {
 	struct move_vm *vm = self;
 
-	return vm->unanswered_ms ? gw_now_ns() - vm->unanswered_ms * GW_NS_PER_MS : 0;
+	*since_ns = vm->unanswered_ms ? gw_now_ns() - vm->unanswered_ms * GW_NS_PER_MS : 0;
+	*longest_ns = vm->silent_ms * GW_NS_PER_MS;
 }
 
 static void op_run(void *self)
@@ -197,14 +198,13 @@ static void op_released(void *self)
 	((struct move_vm *)self)->released = true;
 }
 
-static uint64_t op_acted(void *self, uint64_t deadline_ns)
+static void op_resumed(void *self, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns)
 {
 	struct move_vm *vm = self;
 
-	if (!vm->acts_after_ms)
-		return 0;
-	usleep(vm->acts_after_ms * 1000);
-	return gw_now_ns();
+	usleep(vm->answers_after_ms * 1000);
+	*answered_ns = vm->answers_after_ms ? gw_now_ns() : 0;
+	*longest_ns = vm->silent_ms * GW_NS_PER_MS;
 }
 
 static bool op_running(void *self)
@@ -298,7 +298,7 @@ struct gw_move_vm move_vm_handle(struct move_vm *vm)
 	static const struct gw_move_vm_ops ops = {
 		.slow = op_slow,
 		.stop = op_stop,
-		.unanswered = op_unanswered,
+		.awaited = op_awaited,
 		.run = op_run,
 		.running = op_running,
 		.save = op_save,
@@ -307,7 +307,7 @@ struct gw_move_vm move_vm_handle(struct move_vm *vm)
 		.accept = op_accept,
 		.owned = op_owned,
 		.released = op_released,
-		.acted = op_acted,
+		.resumed = op_resumed,
 		.announce = op_announce,
 	};
 	static const struct gw_dirty_ops log_ops = {

@@ -22,7 +22,8 @@ struct move_vm {
 	uint32_t cpus;               /* as described to the other side */
 	bool fail_load, fail_save;
 	uint64_t unanswered_ms;      /* before the stop; 0: nobody waits */
-	unsigned acts_after_ms;      /* when a sign of life comes after the release; 0: none */
+	unsigned answers_after_ms;   /* after the release; 0: it does not */
+	uint64_t silent_ms;          /* at another moment than around the stop */
 
 	pthread_mutex_t lock;
 	pthread_cond_t change;

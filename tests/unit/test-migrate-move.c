@@ -58,7 +58,7 @@ static void moves_an_idle_vm(void **state)
 }
 
 /* The blackout lasts until the guest is heard of again, by the destination's word. */
-static void the_blackout_ends_with_a_sign_of_life(void **state)
+static void the_blackout_ends_with_an_answer(void **state)
 {
 	static const unsigned after_ms[] = { 0, 60 };
 	uint64_t told[ARRAY_SIZE(after_ms)];
@@ -67,7 +67,7 @@ static void the_blackout_ends_with_a_sign_of_life(void **state)
 		struct move_pair p;
 
 		move_pair_init(&p, 4 * MIB, 0, 1);
-		p.d.acts_after_ms = after_ms[i];
+		p.d.answers_after_ms = after_ms[i];
 		move_pair_start(&p);
 		assert_moved(&p);
 		assert_true(p.d.released);
@@ -88,6 +88,20 @@ static void the_blackout_begins_where_answers_are_missed(void **state)
 	assert_moved(&p);
 	assert_in_range(p.es.latest.blackout_us, 700000, 5000000);
 	move_pair_release(&p);
+}
+
+static void a_longer_silence_is_the_blackout(void **state)
+{
+	for (unsigned at_source = 0; at_source < 2; at_source++) {
+		struct move_pair p;
+
+		move_pair_init(&p, 4 * MIB, 0, 1);
+		*(at_source ? &p.s.silent_ms : &p.d.silent_ms) = 1700;
+		move_pair_start(&p);
+		assert_moved(&p);
+		assert_int_equal(p.es.latest.blackout_us, 1700000);
+		move_pair_release(&p);
+	}
 }
 
 static void moves_a_paused_vm_paused(void **state)
@@ -386,8 +400,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(moves_an_idle_vm),
-		cmocka_unit_test(the_blackout_ends_with_a_sign_of_life),
+		cmocka_unit_test(the_blackout_ends_with_an_answer),
 		cmocka_unit_test(the_blackout_begins_where_answers_are_missed),
+		cmocka_unit_test(a_longer_silence_is_the_blackout),
 		cmocka_unit_test(moves_a_paused_vm_paused),
 		cmocka_unit_test(moves_under_writes),
 		cmocka_unit_test(moves_slowly_under_writes),

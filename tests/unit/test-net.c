@@ -121,7 +121,8 @@ static void packets_leave(void **state)
 		assert_int_equal(packet[HDR + 1000], 'y');
 		assert_true(guest_used(g, 1, NULL, NULL));
 	}
-	assert_true(f->fake->effects >= 100);
+	assert_int_equal(f->fake->said, 100);
+	assert_int_equal(f->fake->frame[0], 'x');
 	guest_add(g, 1, &bufs[2], 0);
 	guest_desc(g, 1, (uint16_t)(g->q[1].next_desc), DATA(0), 4, 0, 0);
 	guest_avail(g, 1, (uint16_t)(g->q[1].next_desc % g->q[1].size));
@@ -146,8 +147,28 @@ static void packets_arrive_in_one_buffer(void **state)
 		assert_int_equal(p[HDR], i + 1);
 		assert_int_equal(p[10] | p[11] << 8, 1);
 	}
-	/* Its own packets: the others' addresses begin with a multicast bit. */
-	assert_int_equal(f->fake->heard, 2);
+	assert_int_equal(f->fake->heard, 4);
+	assert_int_equal(f->fake->frame[0], 4);
+}
+
+/* What comes meanwhile arrives in order, and without a kick of the guest. */
+static void a_guest_that_is_late_gets_packets_in_batches(void **state)
+{
+	struct fixture *f = *state;
+	struct guest *g = &f->guest;
+	uint32_t len;
+
+	assert_true(guest_start(g, f->fake, SLOT, NO_TSO));
+	give_buffers(f, 0, 32, 2048);
+	__atomic_store_n(&f->fake->overdue, true, __ATOMIC_RELAXED);
+	to_wire(f, HDR + 100, 1);
+	assert_true(guest_used(g, 0, NULL, &len));
+	for (unsigned i = 1; i < 32; i++)
+		to_wire(f, HDR + 100 + i, 1);
+	for (unsigned i = 1; i < 32; i++) {
+		assert_true(guest_used(g, 0, NULL, &len));
+		assert_int_equal(len, HDR + 100 + i);
+	}
 }
 
 static void check_merged(struct fixture *f, size_t total, uint8_t seed)
@@ -438,6 +459,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(packets_leave),
 		T(packets_arrive_in_one_buffer),
+		T(a_guest_that_is_late_gets_packets_in_batches),
 		T(large_packets_are_merged),
 		T(without_merging_small_buffers_lose_packets),
 		T(a_starved_guest_catches_up),
