@@ -65,14 +65,16 @@ class Scene:
         """Runs move() -> details; returns the figures as seen from outside."""
         self.probe.result()
         sent = cable_bytes()
-        began = time.monotonic()
+        began, began_at = time.monotonic(), time.time()
         details = move()
         total = time.monotonic() - began
         # The guest must have answered after the move, or the gap is still open.
         wait_for(answers, 60, "the guest answers")
         sent = cable_bytes() - sent
         seen = self.probe.result()
-        return {"blackout_ms": seen["longest_gap_ms"], "total_ms": total * 1000, "bytes": sent, **details}
+        longest = max(seen["gaps"], key=lambda gap: gap["ms"], default={"start": began_at})
+        return {"blackout_ms": seen["longest_gap_ms"], "blackout_at_ms": (longest["start"] - began_at) * 1000, "total_ms": total * 1000,
+                "bytes": sent, **details}
 
 
 def answers():
@@ -171,7 +173,7 @@ def measure(scene, cluster, plan):
     for modes in plan:
         for mode in modes:
             figures = MODES[mode](scene, cluster)
-            print(f"  {scene.name:8} {mode:12} blackout {figures['blackout_ms']:7.1f} ms (told {figures['told_blackout_ms']:6.1f})  "
+            print(f"  {scene.name:8} {mode:12} blackout {figures['blackout_ms']:7.1f} ms (at {figures['blackout_at_ms']:6.0f}, told {figures['told_blackout_ms']:6.1f})  "
                   f"total {figures['total_ms']:7.0f} ms  {figures['bytes'] / 1e6:6.1f} MB  rounds {figures['rounds']}", flush=True)
             for key, value in figures.items():
                 seen.setdefault(mode, {}).setdefault(key, []).append(value)
