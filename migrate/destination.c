@@ -25,6 +25,7 @@ struct destination {
 	struct gw_receivers *receivers;
 	bool owner_tried; /* OWNER may be in the journal */
 	bool warm;        /* no (more) warming is due */
+	bool answers;     /* the VM did, to those who asked, at the source */
 	uint64_t reported_ns;
 	uint64_t base_bytes, base_ns;
 };
@@ -221,8 +222,9 @@ static int load(struct destination *d, const Godwit__StreamState *st, struct gw_
 	return r < 0 ? r : gw_move_step(mv, GW_FP_DST_READY_SENT, err);
 }
 
-static int wait_commit(struct gw_move *mv, struct gw_error *err)
+static int wait_commit(struct destination *d, struct gw_error *err)
 {
+	struct gw_move *mv = d->mv;
 	ProtobufCMessage *msg;
 	Godwit__StreamCommit *c;
 	bool ours;
@@ -234,6 +236,7 @@ static int wait_commit(struct gw_move *mv, struct gw_error *err)
 	c = (Godwit__StreamCommit *)msg;
 	ours = c->move_id.len == GW_MOVE_ID_LEN && !memcmp(c->move_id.data, mv->p.move_id, GW_MOVE_ID_LEN) &&
 	       c->epoch == mv->p.epoch;
+	d->answers = c->answers;
 	protobuf_c_message_free_unpacked(msg, NULL);
 	if (!ours)
 		return gw_error_set(err, EPROTO, "COMMIT of another move");
@@ -262,7 +265,7 @@ static int take_over(struct destination *d, struct gw_error *err)
 	if (gw_move_step(mv, GW_FP_DST_OWNER_JOURNALLED, err) < 0)
 		gw_warn("move: %s", gw_error_text(err));
 	if (mv->vm.ops->owned)
-		mv->vm.ops->owned(mv->vm.self, mv->p.epoch);
+		mv->vm.ops->owned(mv->vm.self, mv->p.epoch, d->answers);
 	if (!mv->paused)
 		mv->vm.ops->run(mv->vm.self);
 	return 0;
@@ -358,7 +361,7 @@ static int arrive(struct destination *d, struct gw_error *err)
 	r = load(d, state, err);
 	godwit__stream_state__free_unpacked(state, NULL);
 	if (r == 0)
-		r = wait_commit(mv, err);
+		r = wait_commit(d, err);
 	return r < 0 ? r : take_over(d, err);
 }
 

@@ -43,16 +43,20 @@
 #include "migrate/tls.h"
 #include "proto/stream.pb-c.h"
 
+/* What those who ask the VM over its networks saw of it while it was copied. */
+struct gw_move_talk {
+	uint64_t since_ns;   /* since when somebody waits for an answer (gw_now_ns()), 0: nobody does */
+	uint64_t longest_ns; /* for how long somebody had to go on asking in vain */
+	bool answers;        /* somebody had an answer */
+};
+
 /* All are called from the engine's main thread. */
 struct gw_move_vm_ops {
 	/* Source: lets what writes RAM run for so many percent of the time less; 0 as before. May be NULL. */
 	void (*slow)(void *vm, unsigned percent);
 	void (*stop)(void *vm);    /* after it nothing writes RAM */
-	/*
-	 * Source, stopped: since when somebody has waited for the VM to answer (gw_now_ns()), 0: nobody has; and for how long somebody had to
-	 * go on asking in vain before. May be NULL.
-	 */
-	void (*awaited)(void *vm, uint64_t *since_ns, uint64_t *longest_ns);
+	/* Source, stopped. May be NULL. */
+	void (*awaited)(void *vm, struct gw_move_talk *ret);
 	void (*run)(void *vm);     /* destination: after `owned`, and without effects on the outside before `released` */
 	bool (*running)(void *vm);
 	/* Of the stopped VM; changes nothing, its RAM included. */
@@ -66,8 +70,8 @@ struct gw_move_vm_ops {
 	void (*warm)(void *vm);
 	/* Source, after stop: an error when the VM must not move now (the guest has just powered off). May be NULL. */
 	int (*settled)(void *vm, struct gw_error *err);
-	/* Destination: OWNER is durable, `run` comes next. May be NULL. */
-	void (*owned)(void *vm, uint64_t epoch);
+	/* Destination: OWNER is durable, `run` comes next. `answers` as the source's `awaited` told. May be NULL. */
+	void (*owned)(void *vm, uint64_t epoch, bool answers);
 	/* Destination, after RUNNING has left: they need not wait any more. May be NULL. */
 	void (*released)(void *vm);
 	/* Destination, after `released`; source, when it runs a VM again that may have been announced elsewhere. May be NULL. */

@@ -29,9 +29,8 @@ struct source {
 	bool journalled; /* COMMITTING was, or may have been, written */
 	uint64_t rtt_ns;
 	/* Moments of the blackout, in order; what each step took is logged at the end. */
-	uint64_t silent_ns; /* since when others waited for the VM; stopped_ns when nobody did */
 	uint64_t stopped_ns, quiet_ns, synced_ns, saved_ns, sent_ns, ready_ns, commit_ns;
-	uint64_t silence_ns; /* the longest time for which somebody asked in vain, before the stop or after it */
+	struct gw_move_talk talk; /* .since_ns is stopped_ns when nobody waits */
 	uint64_t load_us, pages_us, answered_us; /* as the destination says */
 };
 
@@ -198,8 +197,8 @@ static int switch_over(struct source *s, struct gw_error *err)
 	s->stopped = true;
 	s->quiet_ns = gw_now_ns();
 	if (mv->vm.ops->awaited && s->was_running)
-		mv->vm.ops->awaited(mv->vm.self, &s->silent_ns, &s->silence_ns);
-	s->silent_ns = s->silent_ns ? GW_MIN(s->silent_ns, s->stopped_ns) : s->stopped_ns;
+		mv->vm.ops->awaited(mv->vm.self, &s->talk);
+	s->talk.since_ns = s->talk.since_ns ? GW_MIN(s->talk.since_ns, s->stopped_ns) : s->stopped_ns;
 	gw_move_report(mv, GW_MOVE_SWITCH);
 	r = gw_move_step(mv, GW_FP_SRC_STOP, err);
 	if (r == 0 && mv->vm.ops->settled)
@@ -250,6 +249,7 @@ static void send_commit(struct source *s)
 	msg.move_id.data = s->mv->p.move_id;
 	msg.move_id.len = sizeof(s->mv->p.move_id);
 	msg.epoch = s->mv->p.epoch;
+	msg.answers = s->talk.answers;
 	/* A failure to send does not tell that nothing left: the answer, or its absence, decides. */
 	r = gw_channel_send(s->mv->control, GW_STREAM_COMMIT, &msg.base, &err);
 	if (r == 0)
@@ -379,13 +379,13 @@ static void own_again(struct source *s, struct gw_error *why)
 static void log_blackout(const struct source *s, uint64_t answered)
 {
 	gw_info("blackout %llu us: unanswered before %llu, stop %llu, dirty log %llu, save %llu, send %llu, ready %llu (there: pages %llu, load %llu), journal %llu, commit to running %llu, first answers %llu, longest silence else %llu; round trip %llu",
-		(unsigned long long)s->mv->progress.blackout_us, (unsigned long long)(s->stopped_ns - s->silent_ns) / 1000,
+		(unsigned long long)s->mv->progress.blackout_us, (unsigned long long)(s->stopped_ns - s->talk.since_ns) / 1000,
 		(unsigned long long)(s->quiet_ns - s->stopped_ns) / 1000,
 		(unsigned long long)(s->synced_ns - s->quiet_ns) / 1000, (unsigned long long)(s->saved_ns - s->synced_ns) / 1000,
 		(unsigned long long)(s->sent_ns - s->saved_ns) / 1000, (unsigned long long)(s->ready_ns - s->sent_ns) / 1000,
 		(unsigned long long)s->pages_us, (unsigned long long)s->load_us,
 		(unsigned long long)(s->commit_ns - s->ready_ns) / 1000, (unsigned long long)(answered - s->commit_ns) / 1000,
-		(unsigned long long)s->answered_us, (unsigned long long)s->silence_ns / 1000, (unsigned long long)s->rtt_ns / 1000);
+		(unsigned long long)s->answered_us, (unsigned long long)s->talk.longest_ns / 1000, (unsigned long long)s->rtt_ns / 1000);
 }
 
 /* When the guest answered again; stays 0 when it did not, or the destination does not say. */
@@ -402,7 +402,7 @@ static void wait_answered(struct source *s)
 	answered = (Godwit__StreamAnswered *)msg;
 	s->answered_us = GW_MIN(answered->after_us, 2 * GW_MOVE_ANSWER_NS / GW_NS_PER_US);
 	longest_us = GW_MIN(answered->longest_us, 2 * GW_MOVE_ANSWER_NS / GW_NS_PER_US);
-	s->silence_ns = GW_MAX(s->silence_ns, longest_us * GW_NS_PER_US);
+	s->talk.longest_ns = GW_MAX(s->talk.longest_ns, longest_us * GW_NS_PER_US);
 	protobuf_c_message_free_unpacked(msg, NULL);
 }
 
@@ -411,14 +411,14 @@ static void let_go(struct source *s, uint64_t answered)
 {
 	struct gw_move *mv = s->mv;
 	struct gw_error err = GW_ERROR_INIT;
-	uint64_t stood_ns = answered - s->silent_ns;
+	uint64_t stood_ns = answered - s->talk.since_ns;
 
 	if (gw_move_step(mv, GW_FP_SRC_RUNNING, &err) < 0)
 		gw_warn("move: %s", gw_error_text(&err));
 	journal_released(s);
 	wait_answered(s);
 	mv->progress.blackout_us = (stood_ns - GW_MIN(s->rtt_ns / 2, stood_ns)) / 1000 + s->answered_us;
-	mv->progress.blackout_us = GW_MAX(mv->progress.blackout_us, s->silence_ns / 1000);
+	mv->progress.blackout_us = GW_MAX(mv->progress.blackout_us, s->talk.longest_ns / 1000);
 	log_blackout(s, answered);
 	gw_move_report(mv, GW_MOVE_DONE);
 }

@@ -63,10 +63,11 @@ static void op_slow(void *self, unsigned percent)
 	gw_vm_slow(vm_of(self), percent);
 }
 
-static void op_awaited(void *self, uint64_t *since_ns, uint64_t *longest_ns)
+static void op_awaited(void *self, struct gw_move_talk *ret)
 {
-	*since_ns = gw_talk_unanswered();
-	*longest_ns = gw_talk_longest();
+	ret->since_ns = gw_talk_unanswered();
+	ret->longest_ns = gw_talk_longest();
+	ret->answers = gw_talk_answered();
 }
 
 static void op_stop(void *self)
@@ -122,11 +123,11 @@ static int op_settled(void *self, struct gw_error *err)
 	return 0;
 }
 
-static void op_owned(void *self, uint64_t epoch)
+static void op_owned(void *self, uint64_t epoch, bool answers)
 {
 	struct gw_vm_move *mv = self;
 
-	gw_talk_begin(true);
+	gw_talk_begin(answers);
 	mv->arriving = true;
 }
 

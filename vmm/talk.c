@@ -18,7 +18,7 @@
 #define OLDEST_NS (2 * GW_NS_PER_SEC)
 /* It answers when it sends at least one packet for so many that it is sent: an answer may cover several. */
 #define HEARD_PER_SAID 8
-/* Answers that are taken for granted in the conversations of a VM that has just arrived. */
+/* Answers that are taken for granted in the conversations of an arrived VM that gave some before. */
 #define CREDIT ((uint64_t)256)
 /* So many packets without an answer are more than one question and its repetitions by TCP. */
 #define INSISTS 16
@@ -50,6 +50,7 @@ static struct {
 	pthread_mutex_t lock;
 	uint64_t credit;
 	uint64_t longest_ns;
+	bool answered; /* somebody was */
 	struct flow flows[FLOWS];
 } talk = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -153,6 +154,12 @@ static bool awaited(const struct flow *f)
 	return f->waiting >= (f->tcp ? 1 : ASKS) && answers(f);
 }
 
+/* For long. Of an arrived VM that answers others, one that never had an answer may not expect any. */
+static bool insists(const struct flow *f)
+{
+	return awaited(f) && f->waiting >= INSISTS && (f->said || !talk.answered);
+}
+
 static void hear(struct flow *f, uint64_t now)
 {
 	f->heard++;
@@ -168,17 +175,19 @@ static void say(struct flow *f, uint64_t now)
 	/* Asked often, and answered in the end: few answers before mean only that the VM was late from the beginning. */
 	if (f->waiting >= INSISTS && GW_MAX(f->said, CREDIT) * HEARD_PER_SAID >= f->heard)
 		talk.longest_ns = GW_MAX(talk.longest_ns, now - f->since_ns);
+	talk.answered = true;
 	f->first_said_ns = f->first_said_ns ?: now;
 	f->since_ns = 0;
 	f->waiting = 0;
 }
 
-void gw_talk_begin(bool arrived)
+void gw_talk_begin(bool answers_expected)
 {
 	pthread_mutex_lock(&talk.lock);
 	memset(talk.flows, 0, sizeof(talk.flows));
-	talk.credit = arrived ? CREDIT : 0;
+	talk.credit = answers_expected ? CREDIT : 0;
 	talk.longest_ns = 0;
+	talk.answered = false;
 	pthread_mutex_unlock(&talk.lock);
 	atomic_store(&gw_talk_noted, true);
 }
@@ -239,6 +248,16 @@ bool gw_talk_overdue(void)
 	return since && gw_now_ns() - since > OVERDUE_NS;
 }
 
+bool gw_talk_answered(void)
+{
+	bool answered;
+
+	pthread_mutex_lock(&talk.lock);
+	answered = talk.answered;
+	pthread_mutex_unlock(&talk.lock);
+	return answered;
+}
+
 uint64_t gw_talk_longest(void)
 {
 	uint64_t longest, now = gw_now_ns();
@@ -246,7 +265,7 @@ uint64_t gw_talk_longest(void)
 	pthread_mutex_lock(&talk.lock);
 	longest = talk.longest_ns;
 	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
-		if (awaited(f) && f->waiting >= INSISTS)
+		if (insists(f))
 			longest = GW_MAX(longest, now - f->since_ns);
 	}
 	pthread_mutex_unlock(&talk.lock);
@@ -276,7 +295,7 @@ static uint64_t patience(void)
 
 	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
 		if (awaited(f))
-			longest = GW_MAX(longest, f->waiting >= INSISTS ? OLDEST_NS : ASKED_NS);
+			longest = GW_MAX(longest, insists(f) ? OLDEST_NS : ASKED_NS);
 	}
 	return longest;
 }

@@ -23,8 +23,8 @@
 
 extern _Atomic(bool) gw_talk_noted; /* between begin and end */
 
-/* At a source the VM has yet to show who gets answers; an arrived one is taken for one that answers until enough was said in vain. */
-void gw_talk_begin(bool arrived);
+/* Who gets answers is yet to be shown; with `answers_expected`, all do until enough was said in vain: for an arrived VM that answered before. */
+void gw_talk_begin(bool answers_expected);
 void gw_talk_end(void);
 /* A frame that was handed to the VM, or that it sends (`said`); `len` may end at GW_TALK_HEAD. Noted between begin and end. */
 void gw_talk_packet(const void *frame, size_t len, bool said);
@@ -33,6 +33,8 @@ void gw_talk_packet(const void *frame, size_t len, bool said);
 uint64_t gw_talk_unanswered(void);
 /* The longest time for which somebody went on asking without an answer since the beginning, in ns. */
 uint64_t gw_talk_longest(void);
+/* Somebody had an answer since the beginning. */
+bool gw_talk_answered(void);
 /* Somebody has waited for longer than a VM that gets its share of the processors takes. */
 bool gw_talk_overdue(void);
 

@@ -23,7 +23,7 @@ def prepare(lab):
         return
     binaries = [TOP / "build/tests" / program for program in PROGRAMS]
     subprocess.run(["make", "-s", *(str(binary.relative_to(TOP)) for binary in binaries)], cwd=TOP, check=True)
-    lab.sh("h1", "mkdir -p /t")
+    lab.sh("h1", "mkdir -p /t; mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug")
     libraries = {library for binary in binaries for library in shared_libraries(binary)}
     lab.put("h1", *binaries, *libraries, guest("kernel", KIND), guest("initrd", KIND), "/t")
     lab.sh("h1", "touch /t/ready")

@@ -180,12 +180,13 @@ static void op_stop(void *self)
 	move_vm_stop(self);
 }
 
-static void op_awaited(void *self, uint64_t *since_ns, uint64_t *longest_ns)
+static void op_awaited(void *self, struct gw_move_talk *ret)
 {
 	struct move_vm *vm = self;
 
-	*since_ns = vm->unanswered_ms ? gw_now_ns() - vm->unanswered_ms * GW_NS_PER_MS : 0;
-	*longest_ns = vm->silent_ms * GW_NS_PER_MS;
+	ret->since_ns = vm->unanswered_ms ? gw_now_ns() - vm->unanswered_ms * GW_NS_PER_MS : 0;
+	ret->longest_ns = vm->silent_ms * GW_NS_PER_MS;
+	ret->answers = vm->answers;
 }
 
 static void op_run(void *self)
@@ -260,9 +261,12 @@ static int op_accept(void *self, const Godwit__StreamMachine *theirs, struct gw_
 	return 0;
 }
 
-static void op_owned(void *self, uint64_t epoch)
+static void op_owned(void *self, uint64_t epoch, bool answers)
 {
-	((struct move_vm *)self)->owned_epoch = epoch;
+	struct move_vm *vm = self;
+
+	vm->owned_epoch = epoch;
+	vm->answers = answers;
 }
 
 static void op_announce(void *self)

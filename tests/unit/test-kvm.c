@@ -17,6 +17,7 @@
 #include "lib/io.h"
 #include "lib/ram/ram.h"
 #include "lib/util.h"
+#include "vmm/prefault.h"
 #include "vmm/tty.h"
 #include "vmm/vm.h"
 
@@ -111,8 +112,8 @@ static void boot(struct guest *g, bool bitmap)
 	expect(g, "GUEST-READY", 120);
 }
 
-/* Moves the guest into a new VM: state by save and load, memory by copy. */
-static void transplant(struct guest *g)
+/* Moves the guest into a new VM: state by save and load, memory by copy. It does not run yet. */
+static void carry_over(struct guest *g, bool prefault)
 {
 	struct gw_error err = GW_ERROR_INIT;
 	gw_autobuf state = GW_BUF_INIT, again = GW_BUF_INIT;
@@ -134,10 +135,61 @@ static void transplant(struct guest *g)
 	build(g, true, false);
 	assert_int_equal(gw_ram_write(gw_vm_ram(g->vm), 0, copy, size), 0);
 	munmap(copy, size);
+	if (prefault)
+		gw_vm_prefault(g->vm);
 	check_ok(gw_vm_load(g->vm, state.data, state.len, &err), &err);
 	gw_ram_digest(gw_vm_ram(g->vm), after);
 	assert_memory_equal(before, after, sizeof(before));
+}
+
+static void transplant(struct guest *g)
+{
+	carry_over(g, true);
 	gw_vm_run(g->vm);
+}
+
+/* Page faults of all guests of this host so far; false when the kernel does not show them. */
+static bool read_faults(uint64_t *ret)
+{
+	unsigned long long n;
+	FILE *f = fopen("/sys/kernel/debug/kvm/pf_taken", "re");
+	bool ok = f && fscanf(f, "%llu", &n) == 1;
+
+	if (f)
+		fclose(f);
+	*ret = ok ? n : 0;
+	return ok;
+}
+
+/* Faults that the guest takes from its arrival to its first answer. */
+static uint64_t faults_of_arrival(struct guest *g, bool prefault)
+{
+	uint64_t before, after;
+
+	carry_over(g, prefault);
+	assert_true(read_faults(&before));
+	gw_vm_run(g->vm);
+	say(g, "echo here-$((6*7))\n");
+	expect(g, "here-42", 60);
+	assert_true(read_faults(&after));
+	return after - before;
+}
+
+static void test_prefault(void **arg)
+{
+	struct guest g = { .said = GW_BUF_INIT };
+	uint64_t faults, without, with;
+
+	if (!can_run() || !read_faults(&faults))
+		skip();
+	boot(&g, false);
+	without = faults_of_arrival(&g, false);
+	with = faults_of_arrival(&g, true);
+	print_message("faults of an arrived guest: %llu, with its memory mapped before %llu\n", (unsigned long long)without, (unsigned long long)with);
+	assert_true(without > 0);
+	assert_true(with <= without / 2);
+	destroy(&g);
+	gw_buf_release(&g.said);
 }
 
 static void test_round_trip(void **arg)
@@ -433,6 +485,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_dirty_ring),
 		cmocka_unit_test(test_dirty_bitmap),
 		cmocka_unit_test(test_slow),
+		cmocka_unit_test(test_prefault),
 		cmocka_unit_test(test_reset),
 		cmocka_unit_test(test_hostile_state),
 	};
