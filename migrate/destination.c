@@ -25,7 +25,8 @@ struct destination {
 	struct gw_receivers *receivers;
 	bool owner_tried; /* OWNER may be in the journal */
 	bool warm;        /* no (more) warming is due */
-	bool answers;     /* the VM did, to those who asked, at the source */
+	uint64_t answered[GW_MOVE_TALKS]; /* as COMMIT says */
+	size_t nanswered;
 	uint64_t reported_ns;
 	uint64_t base_bytes, base_ns;
 };
@@ -236,7 +237,9 @@ static int wait_commit(struct destination *d, struct gw_error *err)
 	c = (Godwit__StreamCommit *)msg;
 	ours = c->move_id.len == GW_MOVE_ID_LEN && !memcmp(c->move_id.data, mv->p.move_id, GW_MOVE_ID_LEN) &&
 	       c->epoch == mv->p.epoch;
-	d->answers = c->answers;
+	d->nanswered = GW_MIN(c->n_answered, ARRAY_SIZE(d->answered));
+	for (size_t i = 0; i < d->nanswered; i++)
+		d->answered[i] = c->answered[i];
 	protobuf_c_message_free_unpacked(msg, NULL);
 	if (!ours)
 		return gw_error_set(err, EPROTO, "COMMIT of another move");
@@ -265,7 +268,7 @@ static int take_over(struct destination *d, struct gw_error *err)
 	if (gw_move_step(mv, GW_FP_DST_OWNER_JOURNALLED, err) < 0)
 		gw_warn("move: %s", gw_error_text(err));
 	if (mv->vm.ops->owned)
-		mv->vm.ops->owned(mv->vm.self, mv->p.epoch, d->answers);
+		mv->vm.ops->owned(mv->vm.self, mv->p.epoch, d->answered, d->nanswered);
 	if (!mv->paused)
 		mv->vm.ops->run(mv->vm.self);
 	return 0;

@@ -43,11 +43,14 @@
 #include "migrate/tls.h"
 #include "proto/stream.pb-c.h"
 
+#define GW_MOVE_TALKS 16
+
 /* What those who ask the VM over its networks saw of it while it was copied. */
 struct gw_move_talk {
 	uint64_t since_ns;   /* since when somebody waits for an answer (gw_now_ns()), 0: nobody does */
 	uint64_t longest_ns; /* for how long somebody had to go on asking in vain */
-	bool answers;        /* somebody had an answer */
+	uint64_t answered[GW_MOVE_TALKS]; /* names of conversations in which answers were given, which mean the same on all hosts */
+	size_t nanswered;
 };
 
 /* All are called from the engine's main thread. */
@@ -70,8 +73,8 @@ struct gw_move_vm_ops {
 	void (*warm)(void *vm);
 	/* Source, after stop: an error when the VM must not move now (the guest has just powered off). May be NULL. */
 	int (*settled)(void *vm, struct gw_error *err);
-	/* Destination: OWNER is durable, `run` comes next. `answers` as the source's `awaited` told. May be NULL. */
-	void (*owned)(void *vm, uint64_t epoch, bool answers);
+	/* Destination: OWNER is durable, `run` comes next. `answered` as the source's `awaited` told. May be NULL. */
+	void (*owned)(void *vm, uint64_t epoch, const uint64_t *answered, size_t nanswered);
 	/* Destination, after RUNNING has left: they need not wait any more. May be NULL. */
 	void (*released)(void *vm);
 	/* Destination, after `released`; source, when it runs a VM again that may have been announced elsewhere. May be NULL. */

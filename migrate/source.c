@@ -249,7 +249,8 @@ static void send_commit(struct source *s)
 	msg.move_id.data = s->mv->p.move_id;
 	msg.move_id.len = sizeof(s->mv->p.move_id);
 	msg.epoch = s->mv->p.epoch;
-	msg.answers = s->talk.answers;
+	msg.answered = s->talk.answered;
+	msg.n_answered = s->talk.nanswered;
 	/* A failure to send does not tell that nothing left: the answer, or its absence, decides. */
 	r = gw_channel_send(s->mv->control, GW_STREAM_COMMIT, &msg.base, &err);
 	if (r == 0)

@@ -67,7 +67,7 @@ static void op_awaited(void *self, struct gw_move_talk *ret)
 {
 	ret->since_ns = gw_talk_unanswered();
 	ret->longest_ns = gw_talk_longest();
-	ret->answers = gw_talk_answered();
+	ret->nanswered = gw_talk_answered(ret->answered);
 }
 
 static void op_stop(void *self)
@@ -123,11 +123,11 @@ static int op_settled(void *self, struct gw_error *err)
 	return 0;
 }
 
-static void op_owned(void *self, uint64_t epoch, bool answers)
+static void op_owned(void *self, uint64_t epoch, const uint64_t *answered, size_t nanswered)
 {
 	struct gw_vm_move *mv = self;
 
-	gw_talk_begin(answers);
+	gw_talk_begin(answered, nanswered);
 	mv->arriving = true;
 }
 
@@ -351,7 +351,7 @@ int gw_vm_move_out(struct gw_vm_move *mv, const Godwit__MoveOut *req, const int 
 		return r;
 	}
 	vm.dirty = gw_vm_dirty_source(mv->vm);
-	gw_talk_begin(false);
+	gw_talk_begin(NULL, 0);
 	r = gw_move_source_start(&p, &vm, mv->journal, take_progress, mv, &mv->engine, err);
 	OPENSSL_cleanse(p.secret, sizeof(p.secret));
 	if (r < 0)

@@ -14,11 +14,10 @@
 #include "lib/clock.h"
 #include "lib/util.h"
 
-#define FLOWS 16
 #define OLDEST_NS (2 * GW_NS_PER_SEC)
 /* It answers when it sends at least one packet for so many that it is sent: an answer may cover several. */
 #define HEARD_PER_SAID 8
-/* Answers that are taken for granted in the conversations of an arrived VM that gave some before. */
+/* Answers that are taken for granted where some were given before. */
 #define CREDIT ((uint64_t)256)
 /* So many packets without an answer are more than one question and its repetitions by TCP. */
 #define INSISTS 16
@@ -36,7 +35,7 @@
 struct flow {
 	uint64_t key; /* 0: free */
 	uint64_t heard, said;
-	uint64_t begun_ns, last_ns;
+	uint64_t begun_ns, last_ns; /* packets; 0: none yet */
 	uint64_t first_said_ns; /* an answer; 0: none yet */
 	uint64_t since_ns;      /* the oldest packet without an answer, 0: none */
 	unsigned waiting;       /* packets since then */
@@ -48,10 +47,8 @@ _Atomic(bool) gw_talk_noted;
 /* All under lock, which is contended a few times a second at the most. */
 static struct {
 	pthread_mutex_t lock;
-	uint64_t credit;
 	uint64_t longest_ns;
-	bool answered; /* somebody was */
-	struct flow flows[FLOWS];
+	struct flow flows[GW_TALK_FLOWS];
 } talk = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* One end of a conversation; IPv4 in the first four bytes. */
@@ -130,23 +127,23 @@ static uint64_t key_of(const struct headers *h)
 }
 
 /* The conversation of that key, in place of the one that was silent for longest when it is new. */
-static struct flow *flow_of(uint64_t key, uint64_t now)
+static struct flow *flow_of(uint64_t key)
 {
 	struct flow *oldest = talk.flows;
 
-	for (struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+	for (struct flow *f = talk.flows; f < talk.flows + GW_TALK_FLOWS; f++) {
 		if (f->key == key)
 			return f;
 		if (f->last_ns < oldest->last_ns)
 			oldest = f;
 	}
-	*oldest = (struct flow){ .key = key, .begun_ns = now };
+	*oldest = (struct flow){ .key = key };
 	return oldest;
 }
 
 static bool answers(const struct flow *f)
 {
-	return GW_MAX(f->said, talk.credit) * HEARD_PER_SAID >= f->heard;
+	return f->said * HEARD_PER_SAID >= f->heard;
 }
 
 static bool awaited(const struct flow *f)
@@ -154,10 +151,9 @@ static bool awaited(const struct flow *f)
 	return f->waiting >= (f->tcp ? 1 : ASKS) && answers(f);
 }
 
-/* For long. Of an arrived VM that answers others, one that never had an answer may not expect any. */
 static bool insists(const struct flow *f)
 {
-	return awaited(f) && f->waiting >= INSISTS && (f->said || !talk.answered);
+	return awaited(f) && f->waiting >= INSISTS;
 }
 
 static void hear(struct flow *f, uint64_t now)
@@ -175,19 +171,18 @@ static void say(struct flow *f, uint64_t now)
 	/* Asked often, and answered in the end: few answers before mean only that the VM was late from the beginning. */
 	if (f->waiting >= INSISTS && GW_MAX(f->said, CREDIT) * HEARD_PER_SAID >= f->heard)
 		talk.longest_ns = GW_MAX(talk.longest_ns, now - f->since_ns);
-	talk.answered = true;
 	f->first_said_ns = f->first_said_ns ?: now;
 	f->since_ns = 0;
 	f->waiting = 0;
 }
 
-void gw_talk_begin(bool answers_expected)
+void gw_talk_begin(const uint64_t *answered, size_t n)
 {
 	pthread_mutex_lock(&talk.lock);
 	memset(talk.flows, 0, sizeof(talk.flows));
-	talk.credit = answers_expected ? CREDIT : 0;
+	for (size_t i = 0; i < GW_MIN(n, (size_t)GW_TALK_FLOWS); i++)
+		talk.flows[i] = (struct flow){ .key = answered[i], .said = CREDIT };
 	talk.longest_ns = 0;
-	talk.answered = false;
 	pthread_mutex_unlock(&talk.lock);
 	atomic_store(&gw_talk_noted, true);
 }
@@ -206,7 +201,8 @@ void gw_talk_packet(const void *frame, size_t len, bool said)
 	if (!atomic_load(&gw_talk_noted) || !read_headers(frame, len, &h))
 		return;
 	pthread_mutex_lock(&talk.lock);
-	f = flow_of(key_of(&h), now);
+	f = flow_of(key_of(&h));
+	f->begun_ns = f->begun_ns ?: now;
 	f->last_ns = now;
 	f->tcp = h.proto == IPPROTO_TCP;
 	if (said)
@@ -221,7 +217,7 @@ static uint64_t oldest_unanswered(void)
 {
 	uint64_t oldest = 0;
 
-	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+	for (const struct flow *f = talk.flows; f < talk.flows + GW_TALK_FLOWS; f++) {
 		if (awaited(f) && (oldest == 0 || f->since_ns < oldest))
 			oldest = f->since_ns;
 	}
@@ -248,14 +244,17 @@ bool gw_talk_overdue(void)
 	return since && gw_now_ns() - since > OVERDUE_NS;
 }
 
-bool gw_talk_answered(void)
+size_t gw_talk_answered(uint64_t keys[GW_TALK_FLOWS])
 {
-	bool answered;
+	size_t n = 0;
 
 	pthread_mutex_lock(&talk.lock);
-	answered = talk.answered;
+	for (const struct flow *f = talk.flows; f < talk.flows + GW_TALK_FLOWS; f++) {
+		if (f->first_said_ns && answers(f))
+			keys[n++] = f->key;
+	}
 	pthread_mutex_unlock(&talk.lock);
-	return answered;
+	return n;
 }
 
 uint64_t gw_talk_longest(void)
@@ -264,7 +263,7 @@ uint64_t gw_talk_longest(void)
 
 	pthread_mutex_lock(&talk.lock);
 	longest = talk.longest_ns;
-	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+	for (const struct flow *f = talk.flows; f < talk.flows + GW_TALK_FLOWS; f++) {
 		if (insists(f))
 			longest = GW_MAX(longest, now - f->since_ns);
 	}
@@ -277,11 +276,11 @@ static uint64_t first_answers(void)
 {
 	uint64_t first = 0, last = 0;
 
-	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+	for (const struct flow *f = talk.flows; f < talk.flows + GW_TALK_FLOWS; f++) {
 		if (f->first_said_ns && (first == 0 || f->first_said_ns < first))
 			first = f->first_said_ns;
 	}
-	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+	for (const struct flow *f = talk.flows; f < talk.flows + GW_TALK_FLOWS; f++) {
 		if (f->first_said_ns && f->begun_ns <= first)
 			last = GW_MAX(last, f->first_said_ns);
 	}
@@ -293,7 +292,7 @@ static uint64_t patience(void)
 {
 	uint64_t longest = 0;
 
-	for (const struct flow *f = talk.flows; f < talk.flows + FLOWS; f++) {
+	for (const struct flow *f = talk.flows; f < talk.flows + GW_TALK_FLOWS; f++) {
 		if (awaited(f))
 			longest = GW_MAX(longest, insists(f) ? OLDEST_NS : ASKED_NS);
 	}

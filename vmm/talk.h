@@ -20,11 +20,13 @@
 
 /* Bytes of a frame that suffice: Ethernet, IPv4 with all options, TCP without. */
 #define GW_TALK_HEAD 96
+/* Conversations that are told apart; new ones take the place of those that were silent for longest. */
+#define GW_TALK_FLOWS 16
 
 extern _Atomic(bool) gw_talk_noted; /* between begin and end */
 
-/* Who gets answers is yet to be shown; with `answers_expected`, all do until enough was said in vain: for an arrived VM that answered before. */
-void gw_talk_begin(bool answers_expected);
+/* Who gets answers is yet to be shown, but for `n` conversations in which they were given before: gw_talk_answered() of a source. */
+void gw_talk_begin(const uint64_t *answered, size_t n);
 void gw_talk_end(void);
 /* A frame that was handed to the VM, or that it sends (`said`); `len` may end at GW_TALK_HEAD. Noted between begin and end. */
 void gw_talk_packet(const void *frame, size_t len, bool said);
@@ -33,8 +35,8 @@ void gw_talk_packet(const void *frame, size_t len, bool said);
 uint64_t gw_talk_unanswered(void);
 /* The longest time for which somebody went on asking without an answer since the beginning, in ns. */
 uint64_t gw_talk_longest(void);
-/* Somebody had an answer since the beginning. */
-bool gw_talk_answered(void);
+/* The conversations in which answers were given since the beginning: how many, and their names, which mean the same on all hosts. */
+size_t gw_talk_answered(uint64_t keys[GW_TALK_FLOWS]);
 /* Somebody has waited for longer than a VM that gets its share of the processors takes. */
 bool gw_talk_overdue(void);
 

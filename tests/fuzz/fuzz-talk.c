@@ -10,7 +10,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-	gw_talk_begin(true);
+	gw_talk_begin(NULL, 0);
 	while (len > 2) {
 		size_t n = GW_MIN((size_t)data[1], GW_MIN(len - 2, (size_t)GW_TALK_HEAD));
 		uint8_t *frame = malloc(n ?: 1); /* of its own, so that a byte too far is seen */

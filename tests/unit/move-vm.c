@@ -186,7 +186,8 @@ static void op_awaited(void *self, struct gw_move_talk *ret)
 
 	ret->since_ns = vm->unanswered_ms ? gw_now_ns() - vm->unanswered_ms * GW_NS_PER_MS : 0;
 	ret->longest_ns = vm->silent_ms * GW_NS_PER_MS;
-	ret->answers = vm->answers;
+	ret->answered[0] = vm->answered;
+	ret->nanswered = 1;
 }
 
 static void op_run(void *self)
@@ -261,12 +262,12 @@ static int op_accept(void *self, const Godwit__StreamMachine *theirs, struct gw_
 	return 0;
 }
 
-static void op_owned(void *self, uint64_t epoch, bool answers)
+static void op_owned(void *self, uint64_t epoch, const uint64_t *answered, size_t nanswered)
 {
 	struct move_vm *vm = self;
 
 	vm->owned_epoch = epoch;
-	vm->answers = answers;
+	vm->answered = nanswered == 1 ? answered[0] : 0;
 }
 
 static void op_announce(void *self)

@@ -23,7 +23,7 @@ struct move_vm {
 	bool fail_load, fail_save;
 	uint64_t unanswered_ms;      /* before the stop; 0: nobody waits */
 	unsigned answers_after_ms;   /* after the release; 0: it does not */
-	bool answers;                /* those who ask; the destination's is what it was told */
+	uint64_t answered;           /* a conversation with answers; the destination's is what it was told */
 	uint64_t silent_ms;          /* at another moment than around the stop */
 
 	pthread_mutex_t lock;

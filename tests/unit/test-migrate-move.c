@@ -97,10 +97,10 @@ static void a_longer_silence_is_the_blackout(void **state)
 
 		move_pair_init(&p, 4 * MIB, 0, 1);
 		*(at_source ? &p.s.silent_ms : &p.d.silent_ms) = 1700;
-		p.s.answers = at_source;
+		p.s.answered = 0x123456789abcdef0 + at_source;
 		move_pair_start(&p);
 		assert_moved(&p);
-		assert_int_equal(p.d.answers, at_source);
+		assert_int_equal(p.d.answered, p.s.answered);
 		assert_int_equal(p.es.latest.blackout_us, 1700000);
 		move_pair_release(&p);
 	}

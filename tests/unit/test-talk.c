@@ -71,7 +71,7 @@ static void ask_times(unsigned n)
 
 static int setup(void **state)
 {
-	gw_talk_begin(false);
+	gw_talk_begin(NULL, 0);
 	return 0;
 }
 
@@ -115,11 +115,22 @@ static void who_never_answers_is_not_waited_for(void **state)
 	assert_int_equal(gw_talk_unanswered(), 0);
 }
 
-static void who_has_never_answered_is_waited_for_on_arrival_only(void **state)
+/* What a source tells of the conversations since its beginning. */
+static void arrive_after_answers(void)
+{
+	uint64_t keys[GW_TALK_FLOWS];
+
+	gw_talk_begin(keys, gw_talk_answered(keys));
+}
+
+static void who_had_answers_is_waited_for_on_arrival(void **state)
 {
 	ask_times(4);
+	arrive_after_answers();
+	ask_times(4);
 	assert_int_equal(gw_talk_unanswered(), 0);
-	gw_talk_begin(true);
+	packet(&answer);
+	arrive_after_answers();
 	ask_times(4);
 	assert_true(gw_talk_unanswered() > 0);
 	ask_times(3000);
@@ -131,13 +142,13 @@ static void who_waits_for_nothing_is_not_waited_for_long(void **state)
 {
 	uint64_t from = gw_now_ns();
 
-	gw_talk_begin(true);
-	assert_false(gw_talk_answered());
+	packet(&question);
+	packet(&answer);
+	arrive_after_answers();
 	for (unsigned i = 0; i < 40; i++)
 		packet(&(struct packet){ 3, 1, UDP, 0, 514, 514, 100, false });
 	packet(&question);
 	packet(&answer);
-	assert_true(gw_talk_answered());
 	assert_true(gw_talk_resumed(from) > 0);
 	assert_int_equal(gw_talk_longest(), 0);
 }
@@ -278,7 +289,11 @@ static void all_who_asked_are_waited_for(void **state)
 	uint64_t from = gw_now_ns(), told;
 	pthread_t t;
 
-	gw_talk_begin(true);
+	packet(&question);
+	packet(&answer);
+	packet(&other_question);
+	packet(&other_answer);
+	arrive_after_answers();
 	packet(&question);
 	packet(&other_question);
 	assert_int_equal(pthread_create(&t, NULL, arrive, &a), 0);
@@ -292,7 +307,9 @@ static void nobody_is_not_waited_for_long(void **state)
 {
 	uint64_t from = gw_now_ns();
 
-	gw_talk_begin(true);
+	packet(&question);
+	packet(&answer);
+	arrive_after_answers();
 	assert_int_equal(gw_talk_resumed(from), 0);
 	assert_true(gw_now_ns() >= from + 100 * GW_NS_PER_MS);
 	from = gw_now_ns();
@@ -331,7 +348,7 @@ int main(void)
 		T(nobody_waits_for_an_answer_that_came),
 		T(the_first_question_counts),
 		T(who_never_answers_is_not_waited_for),
-		T(who_has_never_answered_is_waited_for_on_arrival_only),
+		T(who_had_answers_is_waited_for_on_arrival),
 		T(who_waits_for_nothing_is_not_waited_for_long),
 		T(an_answer_to_another_is_none),
 		T(what_may_be_answers_asks_for_nothing),
