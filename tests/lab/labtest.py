@@ -217,6 +217,33 @@ class Tests:
         sys.exit(1 if counts["failed"] else 0)
 
 
+# What VMMs and guests do, before the next test removes them. Twice the threads' CPU time (ticks): who stands still and who does not.
+_EVIDENCE = """
+for pid in $(pidof godwit-vmm); do
+    for i in 1 2; do
+        for task in /proc/$pid/task/*; do
+            echo "$(cat $task/comm) $(cat $task/wchan) $(cut -d ' ' -f 3,14,15 $task/stat)"
+        done
+        sleep 1
+    done
+done
+for vm in $(ls /var/lib/godwit/vms 2> /dev/null); do
+    echo "== log and console of $vm"; tail -n 20 /var/lib/godwit/vms/$vm/vmm.log
+    sleep 2 | timeout 5 godwit console $vm | tail -c 2000
+done
+"""
+
+
+def evidence(lab):
+    """What the hosts show after a failure; empty for tests that run no VMM."""
+    text = ""
+    for host in ("h1", "h2"):
+        with contextlib.suppress(Exception):  # the failure itself must be told
+            done = lab.sh(host, _EVIDENCE, check=False, timeout=60)
+            text += f"---- {host}\n{done.stdout}{done.stderr}" if done.stdout.strip() else ""
+    return text
+
+
 def _run_one(function, lab):
     began = time.monotonic()
     try:
@@ -225,7 +252,7 @@ def _run_one(function, lab):
     except Skip as e:
         outcome, detail = "skipped", f": {e}"
     except Exception:  # whatever a test raises is its failure
-        outcome, detail = "failed", "\n" + traceback.format_exc()
+        outcome, detail = "failed", "\n" + traceback.format_exc() + evidence(lab)
     word = {"passed": "ok  ", "failed": "FAIL", "skipped": "SKIP"}[outcome]
     print(f"{word} {function.__name__} ({time.monotonic() - began:.1f} s){detail}", flush=True)
     return outcome
