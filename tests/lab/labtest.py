@@ -217,10 +217,15 @@ class Tests:
         sys.exit(1 if counts["failed"] else 0)
 
 
-# What VMMs and guests do, before the next test removes them. Twice the threads' CPU time (ticks): who stands still and who does not.
+# What VMMs and guests do, before the next test removes them. Twice the threads' CPU time (ticks) and KVM's counters: what stands still and what
+# does not.
 _EVIDENCE = """
+mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 for pid in $(pidof godwit-vmm); do
     for i in 1 2; do
+        for counter in exits halt_exits halt_wakeup irq_injections mmio_exits; do
+            echo -n "$counter $(cat /sys/kernel/debug/kvm/$counter) "
+        done; echo
         for task in /proc/$pid/task/*; do
             echo "$(cat $task/comm) $(cat $task/wchan) $(cut -d ' ' -f 3,14,15 $task/stat)"
         done

@@ -14,7 +14,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from cluster import Cluster, Guest, SharedDisk  # noqa: E402
-from labtest import Lab, Probe  # noqa: E402
+from labtest import Lab, Probe, evidence  # noqa: E402
 
 
 def soak(lab, moves, kind="6.12-cloud", cpus=1, say=print):
@@ -38,7 +38,7 @@ def soak(lab, moves, kind="6.12-cloud", cpus=1, say=print):
                 say(f"move {i}: blackout {report['blackout_us'] / 1000:.1f} ms (outside {gaps[-1]:.1f} ms), {report['bytes_sent'] >> 20} MiB; {verdict}")
             source, target = target, source
     except Exception:
-        print(cluster.logs())
+        print(cluster.logs(), evidence(lab))
         raise
     finally:
         probe.kill()
