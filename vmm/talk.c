@@ -15,10 +15,10 @@
 #include "lib/util.h"
 
 #define OLDEST_NS (2 * GW_NS_PER_SEC)
-/* It answers when it sends at least one packet for so many that it is sent: an answer may cover several. */
-#define HEARD_PER_SAID 8
+/* It answers when it sends at least one packet for so many that it is sent: one that is overloaded by its move may lose most of them. */
+#define HEARD_PER_SAID 64
 /* Answers that are taken for granted where some were given before. */
-#define CREDIT ((uint64_t)256)
+#define CREDIT ((uint64_t)32)
 /* So many packets without an answer are more than one question and its repetitions by TCP. */
 #define INSISTS 16
 /* One packet or two may be the answers to what the VM asked; TCP has its data acknowledged in any case. */
