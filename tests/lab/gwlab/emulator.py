@@ -3,15 +3,14 @@
 
 import os
 import subprocess
-from . import hugepages, names
+from . import names
 from .errors import LabError
 from .system import die_with_parent
 
 EMULATOR = "qemu-system-x86_64"
 # Each guest that boots and moves adds about 120 MiB of translated code. A host whose cache is full throws it all away and stands nearly still
-# for a second, its guests with it. The emulator takes 2047 MiB at the most; memory is used as the cache fills.
-SMALLEST_CACHE_MIB = 384
-LARGEST_CACHE_MIB = 2047
+# for a second, its guests with it. A larger one is worse: with 2047 MiB encrypted moves of a busy guest took half as long again.
+TRANSLATION_CACHE_MIB = 384
 
 
 def hardware_kvm():
@@ -36,18 +35,12 @@ def default_cpus():
     return 2 if hardware_kvm() else 1
 
 
-def translation_cache_mib(hosts):
-    """A third of what the machine has available, for all hosts of the lab."""
-    share = hugepages.memory_available() // (3 * hosts) >> 20
-    return min(LARGEST_CACHE_MIB, max(SMALLEST_CACHE_MIB, share))
-
-
-def accelerator_arguments(cpus, cache_mib):
+def accelerator_arguments(cpus):
     if hardware_kvm():
         return ["-accel", "kvm", "-cpu", "host"]
     # One thread for all CPUs of a host takes turns with them, and so keeps them coherent.
     thread = "multi" if cpus == 1 else "single"
-    return ["-accel", f"tcg,thread={thread},tb-size={cache_mib}", "-cpu", "EPYC,+svm,+npt"]
+    return ["-accel", f"tcg,thread={thread},tb-size={TRANSLATION_CACHE_MIB}", "-cpu", "EPYC,+svm,+npt"]
 
 
 def _network_arguments(name, tap, mac):
@@ -56,14 +49,13 @@ def _network_arguments(name, tap, mac):
 
 
 class Host:
-    def __init__(self, name, directory, image, memory_mib, cpus, huge, cache_mib):
+    def __init__(self, name, directory, image, memory_mib, cpus, huge):
         self.name = name
         self.directory = directory
         self.image = image
         self.memory_mib = memory_mib
         self.cpus = cpus
         self.huge = huge
-        self.cache_mib = cache_mib
         self.process = None
 
     @property
@@ -77,7 +69,7 @@ class Host:
             memory += ",hugetlb=on,hugetlbsize=2M"
         kernel_line = f"console=ttyS0 mitigations=off tsc=reliable nokaslr loglevel=5 lab.host={names.number(n)}"
         return [EMULATOR, "-name", f"godwit-lab-{n}", "-nodefaults", "-no-user-config", "-display", "none",
-                *accelerator_arguments(self.cpus, self.cache_mib),
+                *accelerator_arguments(self.cpus),
                 "-M", "q35,memory-backend=memory,hpet=off,vmport=off", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus),
                 "-object", memory,
                 "-kernel", str(self.image.kernel), "-initrd", str(self.image.initramfs), "-append", kernel_line,

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from . import control, hugepages, names
-from .emulator import Host, translation_cache_mib
+from .emulator import Host
 from .errors import LabError
 from .network import Network
 from .state import reclaim
@@ -49,9 +49,8 @@ class Supervisor:
         huge = self._reserve_memory()
         self._save()
         self.network.create()
-        cache_mib = translation_cache_mib(len(self.config.hosts))
         for name in self.config.hosts:
-            host = Host(name, self.state.directory, self.config.image, self.config.memory_mib, self.config.cpus, huge, cache_mib)
+            host = Host(name, self.state.directory, self.config.image, self.config.memory_mib, self.config.cpus, huge)
             self.hosts[name] = host
             host.start()
         self._watch()
