@@ -63,6 +63,8 @@ static void op_slow(void *self, unsigned percent)
 	gw_vm_slow(vm_of(self), percent);
 }
 
+_Static_assert(GW_TALK_FLOWS == GW_MOVE_TALKS, "what one names, the other carries");
+
 static void op_awaited(void *self, struct gw_move_talk *ret)
 {
 	ret->since_ns = gw_talk_unanswered();
