@@ -127,7 +127,7 @@ def root_on_a_disk_with_shell_and_redis(lab):
             cmdline="gw.root=/dev/vda gw.ip=10.77.0.100/24 gw.run=redis,heartbeat")
     try:
         vm.wait_console("GUEST-READY", 120)
-        done = lab.exec("bash", "-c", "exec 3<>/dev/tcp/10.77.0.100/6379; printf 'PING\\r\\n' >&3; read -t 10 x <&3; echo $x")
+        done = lab.exec("bash", "-c", "exec 3<>/dev/tcp/10.77.0.100/6379; printf 'PING\\r\\n' >&3; read -t 60 x <&3; echo $x")
         assert "PONG" in done.stdout, done
         vm.ask("dd if=/dev/urandom of=/big bs=1M count=8 2>/dev/null; sync; md5sum < /big > /sum; echo 3 > /proc/sys/vm/drop_caches; "
                "md5sum < /big | cmp - /sum && echo disk-$((40+2))", "disk-42", 60)

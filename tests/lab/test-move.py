@@ -53,6 +53,13 @@ def ten_moves_with_the_bitmap(lab):
             lab.sh(host, "mv /usr/bin/godwit-vmm.real /usr/bin/godwit-vmm")
 
 
+def redis_time(lab):
+    """Seconds since the epoch by the guest's wall clock, from redis' answer to TIME; a busy guest may take long to give it."""
+    client = (f"import socket; link = socket.create_connection(('{GUEST_IP}', 6379), 60); link.sendall(b'TIME\\r\\n'); "
+              "lines = link.makefile(); print([lines.readline().strip() for _ in range(3)][2])")
+    return int(lab.exec("python3", "-c", client).stdout)
+
+
 @tests.test
 def redis_goes_on_and_the_clock_is_right(lab):
     disk = SharedDisk(lab, image=guest("rootfs"))
@@ -68,11 +75,10 @@ def redis_goes_on_and_the_clock_is_right(lab):
             print(f"     {source} -> {target}: outside {seen:.1f} ms, told {told:.1f} ms, {report['bytes_sent'] >> 20} MiB")
             assert cluster.running_on("vm") == [target]
             assert cluster.state(source, "vm") in (None, "moved")
-            # redis answers TIME from the guest's wall clock.
-            said = lab.exec("bash", "-c", f"exec 3<>/dev/tcp/{GUEST_IP}/6379; printf 'TIME\\r\\n' >&3; read -t 5 a <&3; read -t 5 a <&3; "
-                            "read -t 5 b <&3; echo $b").stdout.strip()
-            host_time = int(lab.sh(target, "date +%s").stdout)
-            assert abs(int(said) - host_time) <= 1, f"guest {said}, host {host_time}"
+            earliest = int(lab.sh(target, "date +%s").stdout)
+            guest_time = redis_time(lab)
+            latest = int(lab.sh(target, "date +%s").stdout)
+            assert earliest - 1 <= guest_time <= latest + 1, f"guest {guest_time}, host {earliest} to {latest}"
         written = writer.finish()
         assert written["lost"] == 0 and written["reconnects"] == 0 and written["acked"] > 100, written
     finally:
