@@ -64,6 +64,8 @@ class Scene:
     def measured(self, move):
         """Runs move() -> details; returns the figures as seen from outside."""
         self.probe.result()
+        if self.writer:
+            self.writer.result()
         sent = cable_bytes()
         began, began_at = time.monotonic(), time.time()
         details = move()
@@ -73,7 +75,8 @@ class Scene:
         sent = cable_bytes() - sent
         seen = self.probe.result()
         longest = max(seen["gaps"], key=lambda gap: gap["ms"], default={"start": began_at})
-        return {"blackout_ms": seen["longest_gap_ms"], "blackout_at_ms": (longest["start"] - began_at) * 1000, "total_ms": total * 1000,
+        # The worst that any client saw.
+        return {"blackout_ms": max(seen["longest_gap_ms"], self.writer.outage() if self.writer else 0), "blackout_at_ms": (longest["start"] - began_at) * 1000, "total_ms": total * 1000,
                 "bytes": sent, **details}
 
 

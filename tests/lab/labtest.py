@@ -96,18 +96,15 @@ class Background:
         self.process.wait()
 
 
-class Probe(Background):
-    """Probes a guest's heartbeat each millisecond; result() gives the figures since the last call and goes on."""
-
-    def __init__(self, lab, ip=GUEST_IP, port=7000, *options):
-        super().__init__(lab.exec_command(guest("program", "probe"), ip, port, *options), env=lab.environment)
+class Client(Background):
+    """Asks a guest from outside; result() gives the figures since the last call and goes on."""
 
     def result(self):
         self.process.send_signal(signal.SIGUSR1)
         return json.loads(self.process.stdout.readline())
 
     def outage(self, deadline=60):
-        """The longest gap since the last call, in ms, once the guest answers: one that is still open is not over."""
+        """The longest time without an answer since the last call, in ms, once the guest answers: one that is still open is not over."""
         longest = 0
 
         def closed():
@@ -119,7 +116,16 @@ class Probe(Background):
         return longest
 
 
-class RedisWriter(Background):
+class Probe(Client):
+    """Probes a guest's heartbeat each millisecond."""
+
+    def __init__(self, lab, ip=GUEST_IP, port=7000, *options):
+        super().__init__(lab.exec_command(guest("program", "probe"), ip, port, *options), env=lab.environment)
+
+
+class RedisWriter(Client):
+    """Writes to redis and waits for each acknowledgement."""
+
     def __init__(self, lab, ip=GUEST_IP, *options):
         super().__init__(lab.exec_command(LAB_DIR / "redis-writer", ip, *options), env=lab.environment)
 
