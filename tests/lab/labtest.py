@@ -186,7 +186,7 @@ class Lab:
     def status(self):
         return json.loads(self.lab("status", "--json").stdout)
 
-    def check_workload(self, ip=GUEST_IP, deadline=30):
+    def check_workload(self, ip=GUEST_IP, deadline=90):
         """The workloads' own verdict: (no faults, what they said). A guest that has just arrived may take a while to answer."""
         def verdict():
             done = self.exec(guest("program", "workload"), "check", ip, check=False)

@@ -171,7 +171,7 @@ class Case:
         written = self.writer.finish()
         self.writer = None
         assert written["lost"] == 0, written
-        self.writer = RedisWriter(self.lab).wait_ready(30)
+        self.writer = RedisWriter(self.lab).wait_ready(90)
 
 
 def cases(arguments, known):

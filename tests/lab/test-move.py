@@ -65,7 +65,7 @@ def redis_goes_on_and_the_clock_is_right(lab):
     disk = SharedDisk(lab, image=guest("rootfs"))
     cluster = cluster_with(lab, jobs="heartbeat,redis", memory_mib=384, cpus=1, disk=disk.uri, root="/dev/vda")
     probe = Probe(lab).wait_ready(90)
-    writer = RedisWriter(lab).wait_ready(60)
+    writer = RedisWriter(lab).wait_ready(90)
     try:
         for source, target in (("h1", "h2"), ("h2", "h1")):
             for client in (probe, writer):
