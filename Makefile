@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Godwit. `make` builds build/bin/*, `make test` passes all tests, `make demo` shows the main job, `make help` tells the rest.
-# Variants live side by side: SAN=address|undefined|thread, COV=1, and BENCH=1 (test switches compiled in, never for a release).
+# Variants live side by side: SAN=address|undefined|thread|address,undefined, COV=1, and BENCH=1 (test switches compiled in, never for a release).
 
-VARIANT := $(if $(SAN),$(SAN),$(if $(COV),cov,$(if $(BENCH),bench,release)))
+comma := ,
+VARIANT := $(if $(SAN),$(subst $(comma),-,$(SAN)),$(if $(COV),cov,$(if $(BENCH),bench,release)))
 ifeq ($(VARIANT),release)
 OUT := build
 else
@@ -16,7 +17,8 @@ CC ?= gcc
 ifeq ($(origin CC),default)
 CC := gcc
 endif
-PKGS := openssl libprotobuf-c libxxhash liburing libnbd libsystemd jansson
+PKGS := openssl libprotobuf-c libxxhash libzstd liblz4 liburing libnbd libsystemd jansson
+PKGS += libcurl expat
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 -Wno-unused-parameter -Wno-format-nonliteral
 WERROR ?= $(if $(CI),-Werror)
 OPT ?= -O2 -g
@@ -24,8 +26,9 @@ ALL_CFLAGS := -std=gnu11 -D_GNU_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-str
 	-I. -I$(GEN) $(CFLAGS)
 ALL_LDFLAGS := -pthread -pie -Wl,-z,relro,-z,now $(LDFLAGS)
 ifdef SAN
-ALL_CFLAGS += -fsanitize=$(SAN) -fno-omit-frame-pointer -U_FORTIFY_SOURCE -O1
-ifeq ($(SAN),undefined)
+# Lines are what its reports name; more debug information makes programs that take long to link.
+ALL_CFLAGS += -fsanitize=$(SAN) -fno-omit-frame-pointer -U_FORTIFY_SOURCE -O1 -g1
+ifneq ($(findstring undefined,$(SAN)),)
 ALL_CFLAGS += -fno-sanitize-recover=undefined
 endif
 # The thread sanitizer does not follow fences (it misses what they order, it reports nothing wrongly): gcc warns of each.
@@ -56,17 +59,18 @@ MAINS := vmm/main.c agent/godwitd.c agent/godwit.c ksm/ksmd-main.c
 SRC_lib := $(wildcard lib/*.c lib/ram/*.c)
 SRC_proto := $(wildcard proto/*.c)
 SRC_ksm := $(filter-out $(MAINS),$(wildcard ksm/*.c))
-SRC_migrate := $(wildcard migrate/*.c)
+SRC_migrate := $(wildcard migrate/*.c migrate/repo/*.c)
 SRC_vmm := $(filter-out $(MAINS),$(wildcard vmm/*.c))
 SRC_agent := $(filter-out $(MAINS),$(wildcard agent/*.c))
 obj = $(patsubst %.c,$(OBJ)/%.o,$(1))
 BASE_OBJ := $(call obj,$(SRC_lib) $(SRC_proto)) $(GEN_C:$(GEN)/%.c=$(OBJ)/gen/%.o)
 VMM_OBJ := $(BASE_OBJ) $(call obj,$(SRC_ksm) $(SRC_migrate) $(SRC_vmm))
+KSMD_OBJ := $(BASE_OBJ) $(call obj,$(SRC_ksm))
 AGENT_OBJ := $(BASE_OBJ) $(call obj,$(SRC_migrate) $(SRC_agent))
 TEST_OBJ := $(sort $(VMM_OBJ) $(AGENT_OBJ))
 
 PROGRAMS := $(if $(wildcard vmm/main.c),$(BIN)/godwit-vmm) $(if $(wildcard agent/godwitd.c),$(BIN)/godwitd) \
-	$(if $(wildcard agent/godwit.c),$(BIN)/godwit)
+	$(if $(wildcard agent/godwit.c),$(BIN)/godwit) $(if $(wildcard ksm/ksmd-main.c),$(BIN)/godwit-ksmd)
 UNIT := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(wildcard tests/unit/test-*.c))
 UNIT_HELP := $(call obj,$(filter-out $(wildcard tests/unit/test-*.c),$(wildcard tests/unit/*.c)))
 
@@ -77,6 +81,7 @@ all: $(PROGRAMS)
 $(BIN)/godwit-vmm: $(call obj,vmm/main.c) $(VMM_OBJ)
 $(BIN)/godwitd: $(call obj,agent/godwitd.c) $(AGENT_OBJ)
 $(BIN)/godwit: $(call obj,agent/godwit.c) $(AGENT_OBJ)
+$(BIN)/godwit-ksmd: $(call obj,ksm/ksmd-main.c) $(KSMD_OBJ)
 $(PROGRAMS):
 	$(call say,LD,$@)
 	$(Q)mkdir -p $(@D)
@@ -99,6 +104,12 @@ $(OBJ)/gen/%.o: $(GEN)/%.c Makefile | $(GEN_H)
 	$(Q)$(CC) $(ALL_CFLAGS) -w $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
 
 $(OUT)/tests/test-%: $(OBJ)/tests/unit/test-%.o $(UNIT_HELP) $(TEST_OBJ)
+	$(call say,LD,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+
+# Tests of the engine against a real S3 server, which a driver starts.
+$(OUT)/tests/s3-%: $(OBJ)/tests/s3/s3-%.o $(TEST_OBJ)
 	$(call say,LD,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka

@@ -13,12 +13,12 @@
 #include "agent/bootfile.h"
 #include "agent/chan.h"
 #include "agent/guest.h"
+#include "agent/share.h"
 #include "lib/clock.h"
 #include "lib/io.h"
 #include "lib/util.h"
 
-/* What a VMM needs besides its guest's RAM, and what the host is left with. */
-#define VMM_OVERHEAD (32ull << 20)
+#define MAP_COUNT "/proc/sys/vm/max_map_count"
 
 static int make_folders(const struct gw_conf *conf, struct gw_error *err)
 {
@@ -93,6 +93,7 @@ int gw_agent_init(struct gw_agent *a, const struct gw_conf *conf, struct gw_erro
 	pthread_mutex_init(&a->lock, NULL);
 	pthread_mutex_init(&a->arrivals_lock, NULL);
 	pthread_mutex_init(&a->digests_lock, NULL);
+	gw_memory_init(&a->memory);
 	read_boot_id(a->boot_id);
 	a->lock_fd = -1;
 	a->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -100,6 +101,7 @@ int gw_agent_init(struct gw_agent *a, const struct gw_conf *conf, struct gw_erro
 		return gw_error_errno(err, errno, "cannot make an eventfd");
 	r = make_folders(conf, err) ?: take_state(a, err);
 	r = r ?: gw_events_open(conf->state, conf->name, &a->events, err);
+	r = r ?: gw_sharing_new(conf, MAP_COUNT, a->events, &a->sharing, err);
 	if (r == 0 && gw_conf_has_tls(conf)) {
 		r = gw_tls_new(conf->tls_ca, conf->tls_cert, conf->tls_key, true, &a->tls_server, err);
 		r = r ?: gw_tls_new(conf->tls_ca, conf->tls_cert, conf->tls_key, false, &a->tls_client, err);
@@ -111,6 +113,8 @@ int gw_agent_init(struct gw_agent *a, const struct gw_conf *conf, struct gw_erro
 void gw_agent_release(struct gw_agent *a)
 {
 	gw_guests_free(a);
+	gw_sharing_free(a->sharing);
+	gw_memory_release(&a->memory);
 	gw_bootfile_cache_free(a);
 	SSL_CTX_free(a->tls_server);
 	SSL_CTX_free(a->tls_client);
@@ -195,63 +199,4 @@ int gw_agent_peer_address(const struct gw_agent *a, const char *name, char addre
 		return 0;
 	}
 	return gw_split_host(name, address, want_name, err);
-}
-
-static int meminfo(const char *text, const char *key, uint64_t *ret)
-{
-	const char *p = strstr(text, key);
-	char *end;
-
-	if (!p)
-		return -EPROTO;
-	*ret = strtoull(p + strlen(key), &end, 10) << 10;
-	return 0;
-}
-
-int gw_host_memory(uint64_t *total, uint64_t *available, struct gw_error *err)
-{
-	gw_autofree char *text = NULL;
-	uint64_t t, v;
-	size_t len;
-	int r = gw_read_file("/proc/meminfo", 65536, &text, &len, err);
-
-	if (r < 0)
-		return r;
-	if (meminfo(text, "MemTotal:", &t) < 0 || meminfo(text, "MemAvailable:", &v) < 0)
-		return gw_error_set(err, EPROTO, "/proc/meminfo does not tell the host's memory");
-	*total = t;
-	*available = v;
-	return 0;
-}
-
-int gw_host_memory_check(struct gw_agent *a, uint64_t bytes, struct gw_error *err)
-{
-	uint64_t total, available, promised = 0;
-	struct gw_guest **list;
-	unsigned n;
-	int r = gw_host_memory(&total, &available, err);
-
-	if (r == 0)
-		r = gw_guest_list(a, &list, &n);
-	if (r < 0)
-		return r;
-	for (unsigned i = 0; i < n; i++) {
-		struct gw_guest *g = list[i];
-
-		pthread_mutex_lock(&g->lock);
-		if (g->watched || g->starting || g->record->state == GODWIT__VM_STATE__VM_INCOMING) {
-			uint64_t have = g->status ? g->status->resident : 0;
-
-			promised += g->record->config->memory - GW_MIN(have, g->record->config->memory);
-		}
-		pthread_mutex_unlock(&g->lock);
-		gw_guest_unref(g);
-	}
-	free(list);
-	if (available < promised || available - promised < bytes + VMM_OVERHEAD)
-		return gw_error_set(err, ENOMEM,
-				    "the VM needs %llu MiB and host %s has %llu of %llu MiB available, %llu of them promised to VMs",
-				    (unsigned long long)bytes >> 20, a->conf->name, (unsigned long long)available >> 20,
-				    (unsigned long long)total >> 20, (unsigned long long)promised >> 20);
-	return 0;
 }

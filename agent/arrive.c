@@ -145,26 +145,35 @@ static struct gw_guest *find_by_move(struct gw_agent *a, const uint8_t id[GW_ID_
 	return found;
 }
 
-/* With g->lock held: what the journal of an arrival's live VMM says. */
-static bool owns_locked(struct gw_guest *g)
+/* With g->lock held: whether the journal of an arrival's VMM says that it owns the VM; *effect: and that it may have acted on that. */
+static bool owns_locked(struct gw_guest *g, bool *effect)
 {
 	gw_autofree char *path = gw_guest_path(g, "journal");
-	struct gw_journal_entry j;
+	struct gw_journal_entry j = { .state = GW_JOURNAL_NONE };
+	bool owns = path && gw_journal_read(path, &j, NULL) == 0 && j.state == GW_JOURNAL_OWNER &&
+		    !memcmp(j.move_id, g->record->move_id.data, GW_ID_LEN);
 
-	return path && gw_journal_read(path, &j, NULL) == 0 && j.state == GW_JOURNAL_OWNER &&
-	       !memcmp(j.move_id, g->record->move_id.data, GW_ID_LEN);
+	*effect = owns && j.effect;
+	return owns;
 }
 
 /* Brings about a decision on an open move of the guest. With g->lock held, which it drops while it waits. */
 static void settle_locked(struct gw_guest *g, uint64_t deadline_ns)
 {
+	bool owns, effect;
+
 	while (!g->gone && g->record->state == GODWIT__VM_STATE__VM_INCOMING && gw_now_ns() < deadline_ns) {
-		if (g->watched && owns_locked(g)) {
+		owns = owns_locked(g, &effect);
+		if (g->watched && effect) {
 			if (decide_locked(g, GODWIT__MOVE_SIDE__MOVE_DESTINATION, "", NULL) == 0)
 				return;
 		} else if (g->watched) {
-			/* Below OWNER it may be killed at any time; if it gets there first, its journal will say so. */
-			gw_watch_kill_locked(g, deadline_ns);
+			/*
+			 * Below OWNER it may be killed at any time; if it gets there first, its journal will say so. An owner that has not
+			 * run the VM yet is about to, or dies first: then the source, which may live, takes it back.
+			 */
+			if (!owns)
+				gw_watch_kill_locked(g, deadline_ns);
 		} else if (!g->session) {
 			gw_arrive_ended_locked(g, "is gone", true);
 			if (g->record->state == GODWIT__VM_STATE__VM_INCOMING)
@@ -249,6 +258,7 @@ int gw_arrive_released(struct gw_agent *a, const char *peer, const uint8_t id[GW
 {
 	gw_autoguest *g = find_by_move(a, id);
 	uint64_t deadline = gw_now_ns() + 10 * GW_NS_PER_SEC;
+	bool effect;
 	int r = 0;
 
 	if (!g)
@@ -258,7 +268,7 @@ int gw_arrive_released(struct gw_agent *a, const char *peer, const uint8_t id[GW
 		r = gw_error_set(err, EACCES, "this move is not from %s", peer);
 	/* The VMM's news of it is on its way to the watcher; or it was left open and this is the answer. */
 	while (r == 0 && g->record->state == GODWIT__VM_STATE__VM_INCOMING) {
-		if (!g->watched && !g->session && owns_locked(g)) {
+		if (!g->watched && !g->session && owns_locked(g, &effect)) {
 			own_locked(g, GODWIT__VM_STATE__VM_CRASHED, "its VMM died just after taking over");
 			break;
 		}
@@ -276,6 +286,7 @@ int gw_arrive_released(struct gw_agent *a, const char *peer, const uint8_t id[GW
 
 int gw_arrive_resolve(struct gw_guest *g, bool here, struct gw_error *err)
 {
+	bool effect;
 	int r = 0;
 
 	pthread_mutex_lock(&g->lock);
@@ -283,7 +294,7 @@ int gw_arrive_resolve(struct gw_guest *g, bool here, struct gw_error *err)
 		r = gw_error_set(err, EALREADY, "VM %s is not in doubt here (%s)", g->name, gw_vm_state_word(g->record->state));
 	else if (!here)
 		gw_arrive_ended_locked(g, "is gone", true);
-	else if (owns_locked(g))
+	else if (owns_locked(g, &effect))
 		own_locked(g, GODWIT__VM_STATE__VM_CRASHED, "taken by the operator's word");
 	else
 		r = gw_error_set(err, EALREADY, "VM %s never arrived whole; it can only belong to %s", g->name, g->record->peer);

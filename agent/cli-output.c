@@ -79,9 +79,67 @@ void gw_format_time(uint64_t realtime_ns, char *out, size_t size)
 		snprintf(out, size, "?");
 }
 
+/* Bytes of the well-formed sequence at `s` and its code point; 0: it is none (RFC 3629). */
+static unsigned decode_utf8(const unsigned char *s, uint32_t *code)
+{
+	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	unsigned len = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : (s[0] & 0xf8) == 0xf0 ? 4 : 0;
+	uint32_t c = len == 1 ? s[0] : s[0] & (0x7fu >> len);
+
+	for (unsigned i = 1; i < len; i++) {
+		if ((s[i] & 0xc0) != 0x80) /* also the end of the string */
+			return 0;
+		c = c << 6 | (s[i] & 0x3f);
+	}
+	if (len == 0 || c < least[len] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
+		return 0;
+	*code = c;
+	return len;
+}
+
+static bool is_harmless(uint32_t c)
+{
+	if (c < 0x20 || (c >= 0x7f && c <= 0x9f))
+		return false;
+	/* Separators of lines; marks, embeddings, overrides and isolates of direction; the byte order mark. */
+	return !(c == 0x200e || c == 0x200f || (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff);
+}
+
+const char *gw_clean_text(const char *in, char *out, size_t size)
+{
+	size_t n = 0;
+
+	while (*in && n + 1 < size) {
+		uint32_t code = 0;
+		unsigned len = decode_utf8((const unsigned char *)in, &code);
+
+		if (len == 0 || !is_harmless(code)) {
+			out[n++] = '?';
+			in += len ?: 1;
+			continue;
+		}
+		if (n + len >= size)
+			break;
+		memmove(out + n, in, len);
+		n += len;
+		in += len;
+	}
+	out[n] = '\0';
+	return out;
+}
+
+void gw_format_utc(uint64_t realtime_ns, char *out, size_t size)
+{
+	time_t t = (time_t)(realtime_ns / 1000000000u);
+	struct tm tm;
+
+	if (!gmtime_r(&t, &tm) || strftime(out, size, "%FT%TZ", &tm) == 0)
+		snprintf(out, size, "?");
+}
+
 void gw_print_json(json_t *value, bool one_line)
 {
-	if (!value || json_dumpf(value, stdout, one_line ? JSON_COMPACT : JSON_INDENT(2)) < 0)
+	if (!value || json_dumpf(value, stdout, JSON_REAL_PRECISION(15) | (one_line ? JSON_COMPACT : JSON_INDENT(2))) < 0)
 		fputs("null", stdout);
 	putchar('\n');
 	if (one_line)

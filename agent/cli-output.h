@@ -26,6 +26,14 @@ void gw_format_size(uint64_t bytes, char *out, size_t size);
 void gw_format_ms(uint64_t ms, char *out, size_t size);
 /* Local time, "2026-01-31 12:00:00" */
 void gw_format_time(uint64_t realtime_ns, char *out, size_t size);
+/* "2026-01-31T12:00:00Z", for JSON */
+void gw_format_utc(uint64_t realtime_ns, char *out, size_t size);
+
+/*
+ * Text that somebody else chose, as it may go to a terminal and into JSON: what is no UTF-8, control characters and those that turn the direction of
+ * writing become '?'. Cut to `size`. Returns `out`, which may be `in`.
+ */
+const char *gw_clean_text(const char *in, char *out, size_t size);
 
 /* Prints and frees a JSON value, indented or on one line. */
 void gw_print_json(json_t *value, bool one_line);

@@ -70,6 +70,13 @@ int gw_cli_pause(struct gw_cli *cli, struct gw_error *err)
 
 int gw_cli_resume(struct gw_cli *cli, struct gw_error *err)
 {
+	/* What it names is a snapshot when it is said where that is, else a paused VM. */
+	if (cli->from)
+		return gw_cli_resume_snapshot(cli, err);
+	if (cli->on || cli->force || cli->paused || cli->passphrase_file) {
+		fprintf(stderr, "godwit resume: --on, --force, --paused and --passphrase-file are for a snapshot: say --from REPOSITORY\n");
+		exit(GW_CLI_USAGE);
+	}
 	return simple(cli, GODWIT__AGENT_REQUEST__OP_RESUME, "running again", err);
 }
 
@@ -80,7 +87,7 @@ int gw_cli_remove(struct gw_cli *cli, struct gw_error *err)
 
 int gw_cli_cancel(struct gw_cli *cli, struct gw_error *err)
 {
-	return simple(cli, GODWIT__AGENT_REQUEST__OP_CANCEL, "the move is asked to end", err);
+	return simple(cli, GODWIT__AGENT_REQUEST__OP_CANCEL, "what is under way is asked to end", err);
 }
 
 int gw_cli_stop(struct gw_cli *cli, struct gw_error *err)
@@ -189,10 +196,12 @@ int gw_cli_list(struct gw_cli *cli, struct gw_error *err)
 static void show_config(const Godwit__VmInfo *vm)
 {
 	const Godwit__VmConfig *c = vm->config;
-	char text[64];
+	char text[64], share[16];
 
 	gw_format_size(c->memory, text, sizeof(text));
+	gw_enum_word(&godwit__vm_share__descriptor, (int)c->share, share, sizeof(share));
 	printf("tenant     %s\n", c->tenant);
+	printf("share      %s\n", share);
 	printf("cpus       %u\n", c->cpus);
 	printf("memory     %s\n", text);
 	printf("kernel     %s%s%s%s\n", c->kernel, *vm->kernel_file ? " (here: " : "", vm->kernel_file, *vm->kernel_file ? ")" : "");
@@ -208,6 +217,23 @@ static void show_config(const Godwit__VmInfo *vm)
 		const char *tap = *n->tap ? n->tap : i < vm->n_taps ? vm->taps[i] : "";
 
 		printf("net %-6s %s %s%s%s%s\n", n->name, n->mac, *tap ? "tap " : "", tap, *n->bridge ? " at bridge " : "", n->bridge);
+	}
+}
+
+static void show_snapshots(const Godwit__VmInfo *vm)
+{
+	char text[64], all[64];
+
+	if (vm->save && *vm->save->phase) {
+		gw_format_size(vm->save->stored_bytes, text, sizeof(text));
+		printf("last save  %s to %s as %s: %s new, stood still for %.1f ms%s%s\n", vm->save->phase, vm->save->url, vm->save->name, text,
+		       (double)vm->save->stopped_us / 1000, *vm->save->message ? "; " : "", vm->save->message);
+	}
+	if (vm->load && *vm->load->phase) {
+		gw_format_size(vm->load->bytes_here, text, sizeof(text));
+		gw_format_size(vm->load->bytes, all, sizeof(all));
+		printf("resumed    %s: %s of %s here, %llu pages were waited for%s%s\n", vm->load->phase, text, all, (unsigned long long)vm->load->faults,
+		       *vm->load->message ? "; " : "", vm->load->message);
 	}
 }
 
@@ -228,6 +254,10 @@ static void show(const Godwit__VmInfo *vm)
 		gw_format_size(vm->resident, text, sizeof(text));
 		printf("process    %u, %s of its memory resident\n", vm->pid, text);
 	}
+	if (vm->balloon) {
+		gw_format_size(vm->balloon, text, sizeof(text));
+		printf("balloon    %s given away by the guest\n", text);
+	}
 	if (vm->move && *vm->move->phase) {
 		gw_format_size(vm->move->bytes_sent, text, sizeof(text));
 		printf("last move  %s%s%s: %s in %u rounds, %s, blackout %.1f ms%s%s\n", *vm->peer ? vm->peer : "",
@@ -235,6 +265,7 @@ static void show(const Godwit__VmInfo *vm)
 		       vm->move->encrypted ? vm->move->cipher : "not encrypted", (double)vm->move->blackout_us / 1000,
 		       *vm->move->message ? "; " : "", vm->move->message);
 	}
+	show_snapshots(vm);
 	show_config(vm);
 }
 
@@ -257,6 +288,53 @@ int gw_cli_show(struct gw_cli *cli, struct gw_error *err)
 		gw_print_json_message(&reply->vms[0]->base);
 	else
 		show(reply->vms[0]);
+	return 0;
+}
+
+static void show_memory(const Godwit__GuestMemory *m)
+{
+	char text[6][32];
+	const uint64_t sizes[] = { m->total, m->free, m->available, m->caches, m->swapped_in, m->swapped_out };
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
+		gw_format_size(sizes[i], text[i], sizeof(text[i]));
+	printf("total      %s, as the guest told %.1f s ago\nfree       %s\navailable  %s\ncaches     %s\nswapped    %s in, %s out\n",
+	       text[0], (double)m->age_ms / 1000, text[1], text[2], text[3], text[4], text[5]);
+	printf("faults     %llu major, %llu minor\nhuge pages %llu allocated, %llu failures\n", (unsigned long long)m->major_faults,
+	       (unsigned long long)m->minor_faults, (unsigned long long)m->hugetlb_allocations,
+	       (unsigned long long)m->hugetlb_failures);
+}
+
+int gw_cli_balloon(struct gw_cli *cli, struct gw_error *err)
+{
+	Godwit__AgentRequest req = GODWIT__AGENT_REQUEST__INIT;
+	Godwit__BalloonRequest balloon = GODWIT__BALLOON_REQUEST__INIT;
+	const Godwit__BalloonStatus *b;
+	gw_autoreply *reply = NULL;
+	char target[32], actual[32], reported[32];
+	int r;
+
+	balloon.name = (char *)cli->args[0];
+	balloon.target = cli->target;
+	req.op_case = GODWIT__AGENT_REQUEST__OP_BALLOON;
+	req.balloon = &balloon;
+	r = gw_cli_ask(cli, &req, &reply, err);
+	if (r < 0)
+		return r;
+	b = reply->balloon;
+	if (!b)
+		return gw_error_set(err, EPROTO, "the agent answers with something else");
+	if (cli->json) {
+		gw_print_json_message(&b->base);
+		return 0;
+	}
+	gw_format_size(b->target, target, sizeof(target));
+	gw_format_size(b->actual, actual, sizeof(actual));
+	gw_format_size(b->reported, reported, sizeof(reported));
+	printf("target     %s\nactual     %s%s\nreported   %s of free pages given back\n", target, actual,
+	       b->driver ? "" : " (the guest has no driver for its balloon)", reported);
+	if (b->memory)
+		show_memory(b->memory);
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 
 #include "agent/agent.h"
 #include "agent/cli-output.h"
+#include "agent/cli-repo.h"
 #include "lib/clock.h"
 #include "lib/io.h"
 #include "lib/parse.h"
@@ -45,6 +46,20 @@ enum {
 	OPT_OUT,
 	OPT_DNS,
 	OPT_IP,
+	OPT_TARGET,
+	OPT_VM,
+	OPT_DOMAIN,
+	OPT_WATCH,
+	OPT_TO,
+	OPT_FROM,
+	OPT_ON,
+	OPT_SNAPSHOT,
+	OPT_LIVE,
+	OPT_PAUSED,
+	OPT_PASSPHRASE_FILE,
+	OPT_SAVE_DOWNTIME,
+	OPT_SAVE_DETACH,
+	OPT_RESUME_FORCE,
 };
 
 static const struct argp_option all_options[] = {
@@ -71,13 +86,32 @@ static const struct argp_option all_options[] = {
 	{ "out", OPT_OUT, "DIR", 0, "Where certificate and key go (default: the CA's folder)", 0 },
 	{ "dns", OPT_DNS, "NAME", 0, "A further name of the host; may be repeated", 0 },
 	{ "ip", OPT_IP, "ADDRESS", 0, "An address of the host; may be repeated", 0 },
+	{ "target", OPT_TARGET, "SIZE", 0, "How much memory the guest is to have, such as 512M", 0 },
+	{ "vm", OPT_VM, "VM", 0, "Only this VM and its domain", 0 },
+	{ "domain", OPT_DOMAIN, "NAME", 0, "Only this domain: the VMs of a tenant", 0 },
+	{ "watch", OPT_WATCH, NULL, 0, "Again every 2 seconds, until Ctrl-C", 0 },
+	{ "to", OPT_TO, "URL", 0, "The repository: file:///DIRECTORY or s3://BUCKET/PREFIX", 0 },
+	{ "from", OPT_FROM, "URL", 0, "The repository that has the snapshot", 0 },
+	{ "on", OPT_ON, "HOST", 0, "Resume it on this host (a name of [peers]) instead of the one that is asked", 0 },
+	{ "name", OPT_SNAPSHOT, "NAME", 0, "Of the snapshot (default: the VM's)", 0 },
+	{ "live", OPT_LIVE, NULL, 0, "Copy its memory while it runs; it stands still for the rest only", 0 },
+	{ "paused", OPT_PAUSED, NULL, 0, "It does not run before 'godwit resume VM'", 0 },
+	{ "passphrase-file", OPT_PASSPHRASE_FILE, "FILE", 0, "Has the repository's passphrase; '-' is standard input (default $GODWIT_REPO_PASSPHRASE_FILE)", 0 },
+	{ "downtime", OPT_SAVE_DOWNTIME, "MS", 0, "How long the VM may stand still, about (default 300)", 0 },
+	{ "detach", OPT_SAVE_DETACH, NULL, 0, "Return once it is under way", 0 },
+	{ "force", OPT_RESUME_FORCE, NULL, 0, "You are sure that the VM runs nowhere, and that its disks are as they were", 0 },
 };
 
 static const int stop_options[] = { OPT_FORCE, OPT_STOP_TIMEOUT, 0 };
 static const int list_options[] = { OPT_ALL, 0 };
 static const int move_options[] = { OPT_DOWNTIME,  OPT_MOVE_TIMEOUT, OPT_POLICY, OPT_CHANNELS, OPT_BANDWIDTH,
 				    OPT_DETACH,    OPT_DIGEST,       OPT_CLEAR,  0 };
+static const int suspend_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_LIVE, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_SAVE_DETACH, 0 };
+static const int snapshot_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_SAVE_DETACH, 0 };
+static const int resume_options[] = { OPT_FROM, OPT_ON, OPT_PAUSED, OPT_RESUME_FORCE, OPT_PASSPHRASE_FILE, 0 };
 static const int resolve_options[] = { OPT_HERE, OPT_THERE, 0 };
+static const int balloon_options[] = { OPT_TARGET, 0 };
+static const int share_options[] = { OPT_VM, OPT_DOMAIN, OPT_WATCH, 0 };
 static const int event_options[] = { OPT_NO_FOLLOW, OPT_LAST, 0 };
 static const int pki_options[] = { OPT_CLIENT, OPT_DAYS, OPT_DIR, OPT_OUT, OPT_DNS, OPT_IP, 0 };
 
@@ -86,12 +120,17 @@ static const struct gw_cli_command commands[] = {
 	{ "start", "VM", "Starts a VM.", 1, 1, NULL, gw_cli_start },
 	{ "stop", "VM", "Presses a VM's power button and waits until it is off.", 1, 1, stop_options, gw_cli_stop },
 	{ "pause", "VM", "Stops a VM's processors.", 1, 1, NULL, gw_cli_pause },
-	{ "resume", "VM", "Lets a paused VM run again.", 1, 1, NULL, gw_cli_resume },
+	{ "suspend", "VM", "Saves a VM to a repository and ends it here, until it is resumed.", 1, 1, suspend_options, gw_cli_suspend },
+	{ "snapshot", "VM", "Saves a VM to a repository; it goes on.", 1, 1, snapshot_options, gw_cli_snapshot },
+	{ "resume", "VM | SNAPSHOT[@N]", "Lets a paused VM run again; with --from, a VM from its snapshot.", 1, 1, resume_options, gw_cli_resume },
 	{ "move", "VM HOST", "Moves a running VM to another host.", 2, 2, move_options, gw_cli_move },
-	{ "cancel", "VM", "Cancels the move that is under way.", 1, 1, NULL, gw_cli_cancel },
+	{ "cancel", "VM", "Cancels the move or the saving that is under way.", 1, 1, NULL, gw_cli_cancel },
 	{ "console", "VM", "Connects to a VM's serial console; Ctrl-] leaves it.", 1, 1, NULL, gw_cli_console },
 	{ "ls", "", "Lists VMs.", 0, 0, list_options, gw_cli_list },
 	{ "show", "VM", "Tells all about a VM.", 1, 1, NULL, gw_cli_show },
+	{ "balloon", "VM", "Tells how much memory a VM's guest has and uses, or how much it is to have.", 1, 1, balloon_options,
+	  gw_cli_balloon },
+	{ "share", "", "Tells what sharing memory saves, for whom, and what it costs.", 0, 0, share_options, gw_cli_share },
 	{ "rm", "VM", "Forgets a VM that is stopped or has moved away. Its disks stay.", 1, 1, NULL, gw_cli_remove },
 	{ "events", "", "Tells what happens on the host.", 0, 0, event_options, gw_cli_events },
 	{ "resolve", "VM", "Decides for a VM in doubt who owns it. Be sure that it does not run on the other host.", 1, 1, resolve_options,
@@ -100,6 +139,7 @@ static const struct gw_cli_command commands[] = {
 	{ "peers", "", "Tells which other hosts answer.", 0, 0, NULL, gw_cli_peers },
 	{ "pki", "init [DIR] | issue NAME", "Makes a certificate authority, or a certificate signed by it.", 1, 2, pki_options,
 	  gw_cli_pki },
+	{ "repo", "COMMAND [ARGUMENT...]", "Looks after a repository of snapshots; asks no agent.", 0, 0, NULL, NULL },
 	{ "version", "", "Tells the versions of command line and agent.", 0, 0, NULL, gw_cli_version },
 };
 
@@ -150,7 +190,7 @@ static error_t parse_global(int key, char *arg, struct argp_state *state)
 
 static const struct argp global_argp = { .options = global_options, .parser = parse_global };
 
-static uint64_t number(struct argp_state *state, const char *arg, const char *what, uint64_t min, uint64_t max)
+uint64_t gw_cli_number(struct argp_state *state, const char *arg, const char *what, uint64_t min, uint64_t max)
 {
 	struct gw_error err = GW_ERROR_INIT;
 	uint64_t v = 0;
@@ -171,12 +211,20 @@ static error_t parse_flag(struct gw_cli *c, int key)
 {
 	switch (key) {
 	case OPT_FORCE:
+	case OPT_RESUME_FORCE:
 		c->force = true;
 		return 0;
 	case OPT_ALL:
 		c->all = true;
 		return 0;
+	case OPT_LIVE:
+		c->live = true;
+		return 0;
+	case OPT_PAUSED:
+		c->paused = true;
+		return 0;
 	case OPT_DETACH:
+	case OPT_SAVE_DETACH:
 		c->detach = true;
 		return 0;
 	case OPT_DIGEST:
@@ -197,6 +245,9 @@ static error_t parse_flag(struct gw_cli *c, int key)
 	case OPT_CLIENT:
 		c->client = true;
 		return 0;
+	case OPT_WATCH:
+		c->watch = true;
+		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -209,23 +260,43 @@ static error_t parse_value(struct gw_cli *c, int key, char *arg, struct argp_sta
 	switch (key) {
 	case OPT_STOP_TIMEOUT:
 	case OPT_MOVE_TIMEOUT:
-		c->timeout_ms = number(state, arg, "--timeout", 1, 1000000) * 1000;
+		c->timeout_ms = gw_cli_number(state, arg, "--timeout", 1, 1000000) * 1000;
+		return 0;
+	case OPT_TO:
+		c->to = arg;
+		return 0;
+	case OPT_FROM:
+		c->from = arg;
+		return 0;
+	case OPT_ON:
+		c->on = arg;
+		return 0;
+	case OPT_SNAPSHOT:
+		c->snapshot = arg;
+		return 0;
+	case OPT_PASSPHRASE_FILE:
+		c->passphrase_file = arg;
 		return 0;
 	case OPT_DOWNTIME:
-		c->downtime_ms = number(state, arg, "--downtime", 1, 3600000);
+	case OPT_SAVE_DOWNTIME:
+		c->downtime_ms = gw_cli_number(state, arg, "--downtime", 1, 3600000);
 		return 0;
 	case OPT_CHANNELS:
-		c->channels = number(state, arg, "--channels", 1, 16);
+		c->channels = gw_cli_number(state, arg, "--channels", 1, 16);
 		return 0;
 	case OPT_LAST:
-		c->last = number(state, arg, "--last", 0, 1000);
+		c->last = gw_cli_number(state, arg, "--last", 0, 1000);
 		return 0;
 	case OPT_DAYS:
-		c->days = number(state, arg, "--days", 1, 36500);
+		c->days = gw_cli_number(state, arg, "--days", 1, 36500);
 		return 0;
 	case OPT_BANDWIDTH:
 		if (gw_parse_size(arg, &c->bandwidth, &err) < 0 || c->bandwidth == 0)
 			argp_error(state, "--bandwidth: %s", c->bandwidth || !err.code ? "0 is no rate" : gw_error_text(&err));
+		return 0;
+	case OPT_TARGET:
+		if (gw_parse_size(arg, &c->target, &err) < 0 || c->target == 0)
+			argp_error(state, "--target: %s", c->target || !err.code ? "no memory at all is no target" : gw_error_text(&err));
 		return 0;
 	case OPT_POLICY:
 		if (strcmp(arg, "fail") != 0 && strcmp(arg, "stop") != 0)
@@ -237,6 +308,12 @@ static error_t parse_value(struct gw_cli *c, int key, char *arg, struct argp_sta
 		return 0;
 	case OPT_OUT:
 		c->out = arg;
+		return 0;
+	case OPT_VM:
+		c->vm = arg;
+		return 0;
+	case OPT_DOMAIN:
+		c->domain = arg;
 		return 0;
 	case OPT_DNS:
 		add_word(state, c->dns, &c->ndns, arg);
@@ -315,7 +392,7 @@ static char *help_filter(int key, const char *text, void *input)
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		fprintf(f, "  %-8s %-24s %s\n", commands[i].name, commands[i].args_doc, commands[i].doc);
 	fputs("\n'godwit COMMAND --help' tells each one's options. Exit status: 0 done, 1 failed, 2 usage, 3 no such VM,\n"
-	      "4 busy or in another state, 5 no agent answers, 6 in doubt, 7 cancelled.", f);
+	      "4 busy or in another state, 5 no agent answers, 6 in doubt, 7 cancelled, 8 damaged, 9 wrong passphrase.", f);
 	fclose(f);
 	return out;
 }
@@ -342,7 +419,7 @@ static error_t parse_first(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static int exit_status(int r)
+int gw_cli_exit_status(int r)
 {
 	switch (-r) {
 	case 0:
@@ -359,6 +436,10 @@ static int exit_status(int r)
 		return GW_CLI_DOUBT;
 	case ECANCELED:
 		return GW_CLI_CANCELLED;
+	case EBADMSG:
+		return GW_CLI_DAMAGED;
+	case EKEYREJECTED:
+		return GW_CLI_LOCKED;
 	default:
 		return GW_CLI_FAILED;
 	}
@@ -411,10 +492,10 @@ int gw_cli_ask(const struct gw_cli *cli, const Godwit__AgentRequest *req, Godwit
 	return r ?: gw_ask(c, req, GW_NO_DEADLINE, reply, err);
 }
 
-static void report(const struct gw_cli *cli, int status, const struct gw_error *err)
+void gw_cli_report(bool json, int status, const struct gw_error *err)
 {
 	fprintf(stderr, "godwit: %s\n", gw_error_text(err));
-	if (cli->json)
+	if (json)
 		gw_print_json(json_pack("{s:{s:s,s:i,s:i}}", "error", "message", gw_error_text(err), "errno", err->code, "exit", status),
 			      true);
 }
@@ -443,11 +524,15 @@ int gw_cli_main(int argc, char **argv)
 		fprintf(stderr, "godwit: there is no command '%s' (see 'godwit --help')\n", argv[at]);
 		return GW_CLI_USAGE;
 	}
-	parse_command_line(&cli, cmd, argc - (int)at, argv + at);
-	r = cmd->run(&cli, &err);
-	status = exit_status(r);
-	if (r < 0)
-		report(&cli, status, &err);
+	if (cmd->run) {
+		parse_command_line(&cli, cmd, argc - (int)at, argv + at);
+		r = cmd->run(&cli, &err);
+		status = gw_cli_exit_status(r);
+		if (r < 0)
+			gw_cli_report(cli.json, status, &err);
+	} else {
+		status = gw_cli_repo_main(argc - (int)at, argv + at, cli.json);
+	}
 	free(cli.ca);
 	free(cli.cert);
 	free(cli.key);

@@ -156,6 +156,89 @@ static const struct gw_ini_key tls_keys[] = {
 	{ "key", set_tls_key },
 };
 
+PATH_KEY(share_daemon, "daemon")
+
+static int set_share(void *o, const char *value, struct gw_error *err)
+{
+	int v, r = gw_parse_bool(value, "enable", &v, err);
+
+	if (r == 0)
+		((struct gw_conf *)o)->share = v;
+	return r;
+}
+
+/* "25%", the percent sign required. */
+static int parse_percent(const char *value, const char *what, unsigned min, unsigned max, unsigned *ret, struct gw_error *err)
+{
+	size_t len = strlen(value);
+	char digits[8];
+	uint64_t v;
+	int r;
+
+	if (len < 2 || len > sizeof(digits) || value[len - 1] != '%')
+		return gw_error_set(err, EINVAL, "%s: '%.32s' is no percentage such as 25%%", what, value);
+	snprintf(digits, sizeof(digits), "%.*s", (int)len - 1, value);
+	r = gw_parse_uint(digits, what, min, max, &v, err);
+	if (r == 0)
+		*ret = (unsigned)v;
+	return r;
+}
+
+static int set_share_cpu(void *o, const char *value, struct gw_error *err)
+{
+	return parse_percent(value, "cpu", 1, 100, &((struct gw_conf *)o)->share_cpu, err);
+}
+
+static int set_share_map_count(void *o, const char *value, struct gw_error *err)
+{
+	return gw_parse_uint(value, "max-map-count", 0, INT32_MAX, &((struct gw_conf *)o)->share_map_count, err);
+}
+
+static const struct gw_ini_key share_keys[] = {
+	{ "enable", set_share },
+	{ "daemon", set_share_daemon },
+	{ "cpu", set_share_cpu },
+	{ "max-map-count", set_share_map_count },
+};
+
+static int set_reserve(void *o, const char *value, struct gw_error *err)
+{
+	struct gw_conf *c = o;
+	int r;
+
+	if (strchr(value, '%')) {
+		c->reserve = 0;
+		return parse_percent(value, "reserve", 0, 90, &c->reserve_percent, err);
+	}
+	r = gw_parse_size(value, &c->reserve, err);
+	if (r < 0)
+		return gw_error_wrap(err, "reserve");
+	c->reserve_percent = 0;
+	return 0;
+}
+
+/* "1.5": decimals, at most two. */
+static int set_overcommit(void *o, const char *value, struct gw_error *err)
+{
+	size_t whole = strcspn(value, "."), decimals = value[whole] ? strlen(value + whole + 1) : 0;
+	char digits[16];
+	uint64_t v;
+
+	if (whole < 1 || whole > 3 || decimals > 2 || (value[whole] && !decimals))
+		return gw_error_set(err, EINVAL, "overcommit: '%.32s' is no factor such as 1.5", value);
+	/* Without the point, filled up to hundredths. */
+	snprintf(digits, sizeof(digits), "%.*s%s%.*s", (int)whole, value, decimals ? value + whole + 1 : "", 2 - (int)decimals, "00");
+	if (gw_parse_uint(digits, "overcommit", 0, UINT32_MAX, &v, NULL) < 0 || v < 10 || v > 1600)
+		return gw_error_set(err, EINVAL, "overcommit: '%.32s' is no factor from 0.1 to 16", value);
+	((struct gw_conf *)o)->overcommit = (unsigned)v;
+	return 0;
+}
+
+static const struct gw_ini_key memory_keys[] = {
+	{ "reserve", set_reserve },
+	{ "overcommit", set_overcommit },
+};
+
 static int add_peer(void *o, const char *key, const char *value, struct gw_error *err)
 {
 	struct gw_conf *c = o;
@@ -195,7 +278,21 @@ static const struct gw_ini_section sections[] = {
 	{ .kind = "agent", .keys = agent_keys, .nkeys = ARRAY_SIZE(agent_keys), .open = open_section },
 	{ .kind = "tls", .keys = tls_keys, .nkeys = ARRAY_SIZE(tls_keys), .open = open_section },
 	{ .kind = "peers", .any = add_peer, .open = open_section },
+	{ .kind = "share", .keys = share_keys, .nkeys = ARRAY_SIZE(share_keys), .open = open_section },
+	{ .kind = "memory", .keys = memory_keys, .nkeys = ARRAY_SIZE(memory_keys), .open = open_section },
 };
+
+static int default_daemon(struct gw_conf *c, struct gw_error *err)
+{
+	char path[4096];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof("/godwit-ksmd"));
+	char *slash;
+
+	path[n > 0 ? n : 0] = '\0';
+	slash = strrchr(path, '/');
+	snprintf(slash ?: path, sizeof("/godwit-ksmd"), "/godwit-ksmd");
+	return set(&c->share_daemon, path, err);
+}
 
 static int set_defaults(struct gw_conf *c, struct gw_error *err)
 {
@@ -203,6 +300,11 @@ static int set_defaults(struct gw_conf *c, struct gw_error *err)
 	int r = 0;
 
 	memset(c, 0, sizeof(*c));
+	c->share = true;
+	c->share_cpu = 25;
+	c->share_map_count = 262144;
+	c->reserve_percent = 5;
+	c->overcommit = 100;
 	if (gethostname(host, sizeof(host) - 1) == 0)
 		host[strcspn(host, ".")] = '\0';
 	if (gw_parse_name(host, "host name", NULL) == 0)
@@ -214,6 +316,7 @@ static int set_defaults(struct gw_conf *c, struct gw_error *err)
 	r = r ?: set(&c->socket, "/run/godwit/godwitd.sock", err);
 	r = r ?: set(&c->state, "/var/lib/godwit", err);
 	r = r ?: set(&c->run, "/run/godwit", err);
+	r = r ?: default_daemon(c, err);
 	return r ?: set(&c->vmm, "/usr/bin/godwit-vmm", err);
 }
 
@@ -251,8 +354,8 @@ int gw_conf_read(const char *path, struct gw_conf *conf, struct gw_error *err)
 
 void gw_conf_release(struct gw_conf *c)
 {
-	char *const strings[] = { c->name, c->listen, c->data_listen, c->data_address, c->socket, c->state,
-				  c->run,  c->vmm,    c->tls_ca,      c->tls_cert,     c->tls_key };
+	char *const strings[] = { c->name, c->listen, c->data_listen, c->data_address, c->socket,  c->state,
+				  c->run,  c->vmm,    c->tls_ca,      c->tls_cert,     c->tls_key, c->share_daemon };
 
 	for (size_t i = 0; i < ARRAY_SIZE(strings); i++)
 		free(strings[i]);

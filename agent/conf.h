@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "lib/error.h"
 
@@ -33,6 +34,15 @@ struct gw_conf {
 	char *tls_key;
 	struct gw_conf_peer *peers;
 	unsigned npeers;
+
+	bool share;              /* VMs of one tenant share memory */
+	char *share_daemon;      /* godwit-ksmd; by default beside our own binary */
+	unsigned share_cpu;      /* percent of one processor that a VM's sharing may take */
+	uint64_t share_map_count; /* vm.max_map_count is raised to that; 0: left alone */
+
+	uint64_t reserve;         /* bytes of the host's memory that stay available, or */
+	unsigned reserve_percent; /* of all of it; the other is 0 */
+	unsigned overcommit;      /* VMs' memory over the host's, in hundredths */
 };
 
 /* Fills *conf with defaults, then from the file. gw_conf_release() in either case. Errors say FILE:LINE. */

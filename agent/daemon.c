@@ -85,6 +85,7 @@ static int run(const struct gw_conf *conf, int signal_fd, struct gw_error *err)
 
 	r = r ?: gw_server_open(&agent, &server, err);
 	r = r ?: gw_guests_load(&agent, err);
+	r = r ?: gw_memory_watch(&agent, err);
 	if (r == 0) {
 		gw_bootfile_sweep(&agent);
 		gw_events_emit(agent.events, "agent-started", NULL, "godwitd " GW_AGENT_VERSION);

@@ -330,19 +330,6 @@ static void report(struct gw_guest *g, int r, const struct gw_error *err)
 	pthread_mutex_unlock(&g->lock);
 }
 
-/* The record says again what the VMM says. */
-static void back_to_normal(struct gw_guest *g)
-{
-	gw_watch_refresh(g, NULL);
-	pthread_mutex_lock(&g->lock);
-	if (g->record->state == GODWIT__VM_STATE__VM_MOVING && g->status) {
-		bool paused = g->status->state == GODWIT__VMM_RUN_STATE__VMM_PAUSED;
-
-		gw_guest_set_state_locked(g, paused ? GODWIT__VM_STATE__VM_PAUSED : GODWIT__VM_STATE__VM_RUNNING, "%s", "");
-	}
-	pthread_mutex_unlock(&g->lock);
-}
-
 /* The operator's move is over; what follows is ours. With g->lock held. */
 static void answer_locked(struct gw_guest *g, int r, const struct gw_error *err)
 {
@@ -365,6 +352,13 @@ static void wait_ended_locked(struct gw_guest *g)
 		gw_watch_kill_locked(g, gw_now_ns() + GONE_PATIENCE);
 }
 
+static void set_handed(struct gw_guest *g, bool handed)
+{
+	pthread_mutex_lock(&g->lock);
+	g->handed = handed;
+	pthread_mutex_unlock(&g->lock);
+}
+
 static void depart(void *arg)
 {
 	struct depart *d = arg;
@@ -377,6 +371,8 @@ static void depart(void *arg)
 		gw_events_emit(g->agent->events, "move-started", g->name, "to %s", d->req->host);
 		r = leave(d, &err);
 		handed = r == 0;
+		/* Whoever cancels from here on tells the VMM; who did before left only the wish. */
+		set_handed(g, handed);
 		if (handed && step(d, GW_FP_SRC_HANDED, NULL) < 0)
 			cancel_vmm(g, NULL);
 	}
@@ -391,7 +387,7 @@ static void depart(void *arg)
 		tell_peer(d, GODWIT__AGENT_REQUEST__OP_PEER_RELEASED);
 	} else if (r != -EUCLEAN && !g->agent->stopping) {
 		gw_failpoint(GW_FP_SRC_FAILED);
-		back_to_normal(g);
+		gw_watch_back_from(g, GODWIT__VM_STATE__VM_MOVING);
 		if (d->offered || !d->req)
 			tell_peer(d, GODWIT__AGENT_REQUEST__OP_PEER_ABORT);
 	}
@@ -425,6 +421,7 @@ static int launch_locked(struct gw_guest *g, Godwit__MoveRequest *req, const uin
 	memcpy(d->id, id, GW_ID_LEN);
 	g->departing = true;
 	g->cancel = false;
+	g->handed = !req;
 	g->departed = (struct gw_error)GW_ERROR_INIT;
 	r = gw_agent_thread(g->agent, depart, d, err);
 	if (r < 0) {
@@ -511,14 +508,14 @@ int gw_depart_cancel(struct gw_guest *g, struct gw_error *err)
 	pthread_mutex_lock(&g->lock);
 	if (!g->departing) {
 		pthread_mutex_unlock(&g->lock);
-		return gw_error_set(err, EALREADY, "no move of VM %s is under way", g->name);
+		return gw_error_set(err, EALREADY, "nothing that could be cancelled is under way for VM %s", g->name);
 	}
 	if (g->record->state == GODWIT__VM_STATE__VM_DOUBT) {
 		pthread_mutex_unlock(&g->lock);
 		return gw_error_set(err, EUCLEAN, "too late: whether VM %s is here or there is in doubt", g->name);
 	}
 	g->cancel = true;
-	handed = g->status && g->status->state == GODWIT__VMM_RUN_STATE__VMM_MOVING;
+	handed = g->handed;
 	pthread_cond_broadcast(&g->changed);
 	pthread_mutex_unlock(&g->lock);
 	/* Not yet handed over: our own steps see the wish. */

@@ -18,7 +18,7 @@
 #include "lib/util.h"
 
 static const char *const state_words[] = { "none",     "stopped", "running", "paused", "moving",
-					   "incoming", "doubt",   "moved",   "crashed" };
+					   "incoming", "doubt",   "moved",   "crashed", "suspended", "saving" };
 
 const char *gw_vm_state_word(Godwit__VmState state)
 {
@@ -29,7 +29,7 @@ bool gw_vm_state_is_live(Godwit__VmState state)
 {
 	return state == GODWIT__VM_STATE__VM_RUNNING || state == GODWIT__VM_STATE__VM_PAUSED ||
 	       state == GODWIT__VM_STATE__VM_MOVING || state == GODWIT__VM_STATE__VM_INCOMING ||
-	       state == GODWIT__VM_STATE__VM_DOUBT;
+	       state == GODWIT__VM_STATE__VM_DOUBT || state == GODWIT__VM_STATE__VM_SAVING;
 }
 
 char *gw_guest_path(const struct gw_guest *g, const char *file)
@@ -104,6 +104,12 @@ void gw_guest_unref(struct gw_guest *g)
 		godwit__vmm_status__free_unpacked(g->status, NULL);
 	if (g->move)
 		godwit__move_progress__free_unpacked(g->move, NULL);
+	if (g->save)
+		godwit__save_progress__free_unpacked(g->save, NULL);
+	if (g->load)
+		godwit__load_progress__free_unpacked(g->load, NULL);
+	if (g->share.status)
+		godwit__share_status__free_unpacked(g->share.status, NULL);
 	gw_closep(&g->pidfd);
 	pthread_cond_destroy(&g->changed);
 	pthread_mutex_destroy(&g->lock);
@@ -314,6 +320,7 @@ void gw_guest_end_locked(struct gw_guest *g)
 {
 	g->op = NULL;
 	g->leaving = false;
+	g->admitted = false;
 	pthread_cond_broadcast(&g->changed);
 }
 
@@ -398,8 +405,12 @@ Godwit__VmInfo *gw_guest_info(struct gw_guest *g)
 	i.reason = g->unconfirmed && !*rec->reason ? unconfirmed : rec->reason;
 	i.pid = g->watched ? (uint32_t)g->pid : 0;
 	i.resident = g->status ? g->status->resident : 0;
+	i.balloon = g->status ? g->status->balloon : 0;
 	i.peer = rec->peer;
 	i.move = g->move;
+	i.suspension = rec->suspension;
+	i.save = g->save;
+	i.load = g->load;
 	i.changed_ns = rec->changed_ns;
 	i.kernel_file = rec->kernel_file;
 	i.initrd_file = rec->initrd_file;

@@ -12,6 +12,17 @@
 #include "lib/error.h"
 #include "proto/agent.pb-c.h"
 
+/* Its sharing of memory (share.h), as long as its VMM lives. */
+struct gw_guest_share {
+	bool attaching;       /* a thread gives it a session */
+	unsigned session;     /* number of the daemon that it has one with; 0: none */
+	uint64_t attached_ns;
+	uint64_t retry_ns;    /* not to be attached before */
+	uint64_t pause_ns;
+	char reason[300];     /* why it shares nothing; "": nothing known */
+	Godwit__ShareStatus *status; /* its VMM's last word; may be NULL */
+};
+
 struct gw_guest {
 	struct gw_agent *agent; /* constant, like name */
 	char name[64];
@@ -25,16 +36,22 @@ struct gw_guest {
 	Godwit__VmRecord *record;
 	Godwit__VmmStatus *status;   /* the last from its VMM; NULL without a VMM */
 	Godwit__MoveProgress *move;  /* the running or last move; may be NULL */
+	Godwit__SaveProgress *save;  /* the same of being saved, */
+	Godwit__LoadProgress *load;  /* and loaded */
 	bool watched;                /* a watcher thread follows its VMM */
 	pid_t pid;                   /* of the VMM while `watched` */
 	int pidfd;
+	struct gw_guest_share share;
+	bool admitted;               /* `start` has a promise of memory for it */
 	bool starting;               /* `start` waits for the VMM's first word */
 	bool stopping;               /* we ended it: however it goes is fine */
-	bool departing;              /* a thread drives or follows a move away, and its end is not known */
-	bool leaving;                /* operation "move" lasts only until what the VM left here is gone */
+	bool departing;              /* a thread drives or follows a move away, or saving, and its end is not known */
+	bool leaving;                /* operation "move" or "suspend" lasts only until what the VM left here is gone */
 	bool cancel;                 /* asked of that thread */
+	bool handed;                 /* the VMM has that move in hand: it is asked too */
 	struct gw_error departed;    /* how the last move away ended; code 0: well */
 	bool settling;               /* a thread asks the other side how a move ended */
+	bool deciding;               /* the end of a doubt is being carried out */
 	bool session;                /* incoming: its source's connection drives it */
 	bool unconfirmed;            /* arrived, and the source has not said that it let go */
 	bool attached;               /* incoming: its VMM has the channels */

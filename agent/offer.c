@@ -85,6 +85,8 @@ int gw_offer_build(struct gw_guest *g, const Godwit__MoveRequest *req, struct gw
 	p->config = gw_vmconfig_copy(g->record->config);
 	kernel = strdup(g->record->kernel_file);
 	initrd = strdup(g->record->initrd_file);
+	p->balloon_before = g->record->balloon_before;
+	p->balloon_asked = g->record->balloon_asked;
 	paused = g->status && g->status->state == GODWIT__VMM_RUN_STATE__VMM_PAUSED;
 	pthread_mutex_unlock(&g->lock);
 	if (!p->config || !kernel || !initrd || gw_pb_set_string(&p->version, GW_AGENT_VERSION) < 0)

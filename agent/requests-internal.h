@@ -18,6 +18,7 @@ struct gw_guest *gw_client_guest(struct gw_client *c, const char *name, struct g
 int gw_client_reply(struct gw_client *c, int r, const struct gw_error *err, Godwit__AgentReply *rep, int fd);
 
 int gw_client_move(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err);
+int gw_client_save(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err);
 int gw_client_events(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err);
 int gw_client_console(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err);
 

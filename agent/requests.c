@@ -9,8 +9,11 @@
 #include "agent/guest.h"
 #include "agent/peers.h"
 #include "agent/requests-internal.h"
+#include "agent/resume.h"
 #include "agent/run.h"
 #include "agent/settle.h"
+#include "agent/share.h"
+#include "agent/suspend.h"
 #include "agent/vmconfig.h"
 #include "agent/watch.h"
 #include "lib/clock.h"
@@ -65,7 +68,7 @@ static int do_hello(struct gw_client *c, const Req *req, Rep *rep, struct gw_err
 	h.name = a->conf->name;
 	h.version = (char *)GW_AGENT_VERSION;
 	h.protocol = GW_AGENT_PROTOCOL;
-	gw_host_memory(&h.memory_total, &h.memory_available, NULL);
+	gw_memory_read(&a->memory, &h.memory_total, &h.memory_available, NULL);
 	h.cpus = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
 	h.listen = a->tls_server ? a->conf->listen : (char *)"";
 	h.data_port = a->data_port;
@@ -184,6 +187,45 @@ static int do_resolve(struct gw_client *c, const Req *req, Rep *rep, struct gw_e
 	return g ? with_info(gw_settle_resolve(g, req->resolve->here, err), rep, g, err) : -ESRCH;
 }
 
+static int do_resume_snapshot(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
+{
+	const Godwit__ResumeRequest *resume = req->resume_snapshot;
+	gw_autoreply *theirs = NULL;
+	gw_autoguest *g = NULL;
+	int r;
+
+	if (!*resume->host || !strcmp(resume->host, c->agent->conf->name)) {
+		r = gw_resume(c->agent, resume, &g, err);
+		return with_info(r, rep, g, err);
+	}
+	if (gw_chan_role(c->chan) == GW_ROLE_HOST)
+		return gw_error_set(err, EINVAL, "a host resumes for another one only on itself");
+	r = gw_resume_elsewhere(c->agent, resume, &theirs, err);
+	if (r == 0) {
+		rep->vms = gw_steal_ptr(&theirs->vms);
+		rep->n_vms = theirs->n_vms;
+		theirs->n_vms = 0;
+	}
+	return r;
+}
+
+static int do_peer_claim(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
+{
+	return gw_suspend_claim(c->agent, gw_chan_peer(c->chan), req->peer_claim, &rep->epoch, err);
+}
+
+static int do_balloon(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
+{
+	gw_autoguest *g = gw_client_guest(c, req->balloon->name, err);
+
+	return g ? gw_run_balloon(g, req->balloon->target, &rep->balloon, err) : -ESRCH;
+}
+
+static int do_share(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
+{
+	return gw_sharing_info(c->agent, req->share->vm, req->share->domain, &rep->share, err);
+}
+
 static int do_peers(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
 {
 	return gw_peers_status(c->agent, &rep->peers, &rep->n_peers, err);
@@ -281,6 +323,11 @@ static const struct handler {
 	{ GODWIT__AGENT_REQUEST__OP_EVENTS, CLI, gw_client_events },
 	{ GODWIT__AGENT_REQUEST__OP_RESOLVE, CLI, do_resolve },
 	{ GODWIT__AGENT_REQUEST__OP_PEERS, CLI, do_peers },
+	{ GODWIT__AGENT_REQUEST__OP_BALLOON, CLI, do_balloon },
+	{ GODWIT__AGENT_REQUEST__OP_SHARE, CLI, do_share },
+	{ GODWIT__AGENT_REQUEST__OP_SAVE, CLI, gw_client_save },
+	{ GODWIT__AGENT_REQUEST__OP_RESUME_SNAPSHOT, CLI | PEER, do_resume_snapshot },
+	{ GODWIT__AGENT_REQUEST__OP_PEER_CLAIM, PEER, do_peer_claim },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_PREPARE, PEER, do_peer_prepare },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_SPAWN, PEER, do_peer_spawn },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_ATTACH, PEER, do_peer_attach },

@@ -21,6 +21,10 @@
 #define START_TIMEOUT (60 * GW_NS_PER_SEC)
 #define QUIT_TIMEOUT (5 * GW_NS_PER_SEC)
 #define KILL_TIMEOUT (15 * GW_NS_PER_SEC)
+/* A guest's news of its memory: of which age they will do, and how long to wait for newer ones. */
+#define BALLOON_FRESH_MS 1000
+#define BALLOON_WAIT GW_NS_PER_SEC
+#define BALLOON_POLL_US 20000
 
 int gw_run_create(struct gw_agent *a, const Godwit__VmConfig *config, struct gw_error *err)
 {
@@ -61,6 +65,8 @@ static int check_owned(struct gw_guest *g, struct gw_error *err)
 		return r;
 	if (j.state == GW_JOURNAL_RELEASED)
 		return gw_error_set(err, EALREADY, "VM %s moved to %s", g->name, j.peer);
+	if (j.state == GW_JOURNAL_SUSPENDED)
+		return gw_error_set(err, EALREADY, "VM %s is suspended", g->name);
 	if (j.state == GW_JOURNAL_COMMITTING)
 		return gw_error_set(err, EUCLEAN, "whether VM %s is here or on %s is in doubt (see 'godwit resolve')", g->name, j.peer);
 	if (j.state != GW_JOURNAL_OWNER && j.state != GW_JOURNAL_NONE)
@@ -134,7 +140,7 @@ static int check_start(struct gw_guest *g, struct gw_error *err)
 		if (c->disks[i]->path[0] == '/' && access(c->disks[i]->path, c->disks[i]->readonly ? R_OK : R_OK | W_OK) < 0)
 			r = gw_error_errno(err, errno, "[disk %s] %s", c->disks[i]->name, c->disks[i]->path);
 	}
-	return r ?: gw_host_memory_check(g->agent, c->memory, err);
+	return r ?: gw_memory_admit(g->agent, g, c->memory, err);
 }
 
 /* With g->lock held: until the VMM has said that the VM runs, or has died. */
@@ -188,6 +194,10 @@ int gw_run_start(struct gw_guest *g, struct gw_error *err)
 	begun = r == 0;
 	if (r == 0 && state == GODWIT__VM_STATE__VM_MOVED)
 		r = gw_error_set(err, EALREADY, "VM %s %s", g->name, g->record->reason);
+	else if (r == 0 && state == GODWIT__VM_STATE__VM_SUSPENDED)
+		r = gw_error_set(err, EALREADY, "VM %s is suspended %s; 'godwit resume %s --from %s' brings it back", g->name, g->record->reason,
+				 g->record->suspension ? g->record->suspension->name : "SNAPSHOT",
+				 g->record->suspension ? g->record->suspension->url : "REPOSITORY");
 	else if (r == 0 && ((state != GODWIT__VM_STATE__VM_STOPPED && state != GODWIT__VM_STATE__VM_CRASHED) || g->watched))
 		r = gw_error_set(err, EALREADY, "VM %s is %s already", g->name, gw_vm_state_word(state));
 	if (r < 0) {
@@ -230,6 +240,9 @@ static int begin_live(struct gw_guest *g, const char *op, struct gw_error *err)
 	state = g->record->state;
 	if (g->gone || g->op || state == GODWIT__VM_STATE__VM_DOUBT)
 		return gw_guest_begin_locked(g, op, err);
+	if (state == GODWIT__VM_STATE__VM_SUSPENDED && g->record->suspension)
+		return gw_error_set(err, EALREADY, "VM %s is suspended %s; 'godwit resume %s --from %s' brings it back", g->name, g->record->reason,
+				    g->record->suspension->name, g->record->suspension->url);
 	if (!gw_vm_state_is_live(state) || !g->watched)
 		return gw_error_set(err, EALREADY, "VM %s is not running (%s%s%s)", g->name, gw_vm_state_word(state),
 				    *g->record->reason ? ": " : "", g->record->reason);
@@ -346,22 +359,64 @@ int gw_run_remove(struct gw_guest *g, struct gw_error *err)
 	return 0;
 }
 
+/* Whether there is a VMM to ask, at `path`. */
+static int check_watched(struct gw_guest *g, const char *path, struct gw_error *err)
+{
+	bool live;
+
+	pthread_mutex_lock(&g->lock);
+	live = g->watched;
+	pthread_mutex_unlock(&g->lock);
+	return live && path ? 0 : gw_error_set(err, EALREADY, "VM %s is not running", g->name);
+}
+
+static bool is_fresh(const Godwit__BalloonStatus *b)
+{
+	return !b->driver || (b->memory && b->memory->age_ms <= BALLOON_FRESH_MS);
+}
+
+int gw_run_balloon(struct gw_guest *g, uint64_t target, Godwit__BalloonStatus **ret, struct gw_error *err)
+{
+	gw_autofree char *path = gw_guest_control(g);
+	Godwit__VmmRequest req = GODWIT__VMM_REQUEST__INIT;
+	Godwit__Balloon balloon = GODWIT__BALLOON__INIT;
+	uint64_t deadline = gw_now_ns() + BALLOON_WAIT;
+	int r = check_watched(g, path, err);
+
+	req.op_case = GODWIT__VMM_REQUEST__OP_BALLOON;
+	req.balloon = &balloon;
+	balloon.target = target;
+	for (;;) {
+		Godwit__VmmReply *reply = NULL;
+		Godwit__BalloonStatus *b;
+
+		r = r ?: gw_vmmctl_ask(path, &req, NULL, 0, &reply, NULL, err);
+		if (r < 0)
+			return r;
+		b = gw_steal_ptr(&reply->balloon);
+		godwit__vmm_reply__free_unpacked(reply, NULL);
+		if (!b)
+			return gw_error_set(err, EPROTO, "the VMM does not tell its balloon");
+		if (is_fresh(b) || gw_now_ns() >= deadline) {
+			*ret = b;
+			return 0;
+		}
+		godwit__balloon_status__free_unpacked(b, NULL);
+		balloon.target = 0;
+		usleep(BALLOON_POLL_US);
+	}
+}
+
 int gw_run_console(struct gw_guest *g, int *fd, struct gw_error *err)
 {
 	gw_autofree char *path = gw_guest_control(g);
 	Godwit__VmmRequest req = GODWIT__VMM_REQUEST__INIT;
 	Godwit__Empty empty = GODWIT__EMPTY__INIT;
-	bool live;
-	int r;
+	int r = check_watched(g, path, err);
 
-	pthread_mutex_lock(&g->lock);
-	live = g->watched;
-	pthread_mutex_unlock(&g->lock);
-	if (!live || !path)
-		return gw_error_set(err, EALREADY, "VM %s is not running", g->name);
 	req.op_case = GODWIT__VMM_REQUEST__OP_CONSOLE;
 	req.console = &empty;
-	r = gw_vmmctl_ask(path, &req, NULL, 0, NULL, fd, err);
+	r = r ?: gw_vmmctl_ask(path, &req, NULL, 0, NULL, fd, err);
 	if (r == 0 && *fd < 0)
 		r = gw_error_set(err, EPROTO, "the VMM gave no console");
 	return r;

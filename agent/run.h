@@ -13,6 +13,11 @@ int gw_run_start(struct gw_guest *g, struct gw_error *err);
 /* Presses the power button and waits up to `timeout_ms`, or pulls the plug. -ETIMEDOUT: the guest still runs. */
 int gw_run_stop(struct gw_guest *g, bool force, uint64_t timeout_ms, struct gw_error *err);
 int gw_run_pause(struct gw_guest *g, bool pause, struct gw_error *err);
+/*
+ * How the VM's balloon stands (*ret is owned), with what its guest tells of its memory if it tells it within a moment. A `target` of
+ * 0 changes nothing.
+ */
+int gw_run_balloon(struct gw_guest *g, uint64_t target, Godwit__BalloonStatus **ret, struct gw_error *err);
 /* Forgets a stopped VM, or a tombstone. */
 int gw_run_remove(struct gw_guest *g, struct gw_error *err);
 /* *fd: one end of a stream, the serial console. */

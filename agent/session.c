@@ -6,8 +6,8 @@
 #include "agent/arrive.h"
 #include "agent/bootfile.h"
 #include "agent/dataport.h"
-#include "agent/disks.h"
 #include "agent/failpoints.h"
+#include "agent/intake.h"
 #include "agent/net.h"
 #include "agent/run.h"
 #include "agent/vmconfig.h"
@@ -60,27 +60,6 @@ static int check_request(const Godwit__PeerPrepare *req, struct gw_error *err)
 	return 0;
 }
 
-static int check_disks(struct gw_agent *a, const Godwit__PeerPrepare *req, struct gw_error *err)
-{
-	const Godwit__VmConfig *c = req->config;
-
-	for (size_t i = 0; i < c->n_disks; i++) {
-		const Godwit__DiskIdentity *theirs = NULL;
-		int r;
-
-		for (size_t j = 0; j < req->n_disks && !theirs; j++) {
-			if (!strcmp(req->disks[j]->name, c->disks[i]->name))
-				theirs = req->disks[j];
-		}
-		if (!theirs)
-			return gw_error_set(err, EPROTO, "the source does not say which disk [disk %s] is", c->disks[i]->name);
-		r = gw_disk_compare(a, c->disks[i], theirs, err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
 /* Everything that can be known before anything is made. */
 static int check_host(struct gw_agent *a, const Godwit__PeerPrepare *req, struct gw_error *err)
 {
@@ -94,8 +73,8 @@ static int check_host(struct gw_agent *a, const Godwit__PeerPrepare *req, struct
 	if (r == 0 && access(a->conf->vmm, X_OK) < 0)
 		r = gw_error_errno(err, errno, "the VMM %s", a->conf->vmm);
 	r = r ?: gw_net_check(req->config, err);
-	r = r ?: check_disks(a, req, err);
-	return r ?: gw_host_memory_check(a, req->config->memory, err);
+	r = r ?: gw_intake_check_disks(a, req, err);
+	return r ?: gw_memory_admit(a, NULL, req->config->memory, err);
 }
 
 static int new_record(const char *peer, const Godwit__PeerPrepare *req, Godwit__VmRecord **ret, struct gw_error *err)
@@ -115,6 +94,10 @@ static int new_record(const char *peer, const Godwit__PeerPrepare *req, Godwit__
 		godwit__vm_record__free_unpacked(rec, NULL);
 		return gw_error_set(err, ENOMEM, "out of memory");
 	}
+	rec->balloon_before = req->balloon_before;
+	rec->balloon_asked = req->balloon_asked;
+	/* Older VMMs have none, and do not say so. Such a VM stays what it is. */
+	rec->config->no_balloon |= !gw_intake_has_balloon(req->features);
 	*ret = rec;
 	return 0;
 }
@@ -265,53 +248,6 @@ int gw_arrive_boot(struct gw_session **ps, const Godwit__PeerBoot *req, struct g
 	return r < 0 ? fail(ps, r) : 0;
 }
 
-/* Until the VMM answers that it waits for a move. */
-static int wait_waiting(struct gw_guest *g, struct gw_error *err)
-{
-	uint64_t deadline = gw_now_ns() + SPAWN_TIMEOUT;
-	gw_autofree char *last = NULL;
-	int r = 0;
-
-	pthread_mutex_lock(&g->lock);
-	while (r == 0 && g->watched && !g->gone && !g->status)
-		r = gw_guest_wait_locked(g, deadline);
-	if (g->gone || (!g->status && !g->watched))
-		r = gw_error_set(err, EIO, "the VMM did not start: %s", g->record->reason);
-	else if (r < 0)
-		gw_error_errno(err, r, "the VMM did not start");
-	else if (g->status->state != GODWIT__VMM_RUN_STATE__VMM_INCOMING)
-		r = gw_error_set(err, EPROTO, "the VMM does not wait for a move");
-	pthread_mutex_unlock(&g->lock);
-	return r;
-}
-
-static int check_features(struct gw_guest *g, const Godwit__VmmFeatures *theirs, struct gw_error *err)
-{
-	gw_autofree char *path = gw_guest_control(g);
-	Godwit__VmmReply *reply = NULL;
-	const Godwit__VmmFeatures *ours;
-	int r = path ? gw_vmmctl_simple(path, GODWIT__VMM_REQUEST__OP_FEATURES, &reply, err) :
-		       gw_error_set(err, ENOMEM, "out of memory");
-
-	if (r < 0)
-		return r;
-	ours = reply->features;
-	/* The VMMs compare the rest, each bit of the CPU's features with it, before the first page. */
-	if (!ours)
-		r = gw_error_set(err, EPROTO, "the VMM does not tell its features");
-	else if (ours->devices.len != theirs->devices.len ||
-		 (ours->devices.len && memcmp(ours->devices.data, theirs->devices.data, ours->devices.len) != 0))
-		r = gw_error_set(err, EXDEV, "this host's VMM makes other devices for this VM than the source's");
-	else if (theirs->state_version > ours->state_version)
-		r = gw_error_set(err, EXDEV, "the source saves device state of version %u, this host takes up to %u",
-				 theirs->state_version, ours->state_version);
-	else if (theirs->stream_version > ours->stream_version)
-		r = gw_error_set(err, EXDEV, "the source's move stream has version %u, this host takes up to %u",
-				 theirs->stream_version, ours->stream_version);
-	godwit__vmm_reply__free_unpacked(reply, NULL);
-	return r;
-}
-
 int gw_arrive_spawn(struct gw_session **ps, const Godwit__PeerMove *req, Godwit__PeerReady *reply, struct gw_error *err)
 {
 	struct gw_session *s = *ps;
@@ -326,8 +262,8 @@ int gw_arrive_spawn(struct gw_session **ps, const Godwit__PeerMove *req, Godwit_
 		pthread_mutex_unlock(&s->g->lock);
 		r = gw_run_spawn(s->g, true, err);
 	}
-	r = r ?: wait_waiting(s->g, err);
-	r = r ?: check_features(s->g, s->req->features, err);
+	r = r ?: gw_intake_wait_vmm(s->g, err);
+	r = r ?: gw_intake_check_features(s->g, s->req->features, err);
 	if (r == 0 && gw_failpoint(GW_FP_DST_SPAWNED) < 0)
 		r = gw_error_set(err, EIO, "failpoint");
 	if (r < 0)

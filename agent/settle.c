@@ -100,23 +100,37 @@ static int apply_live(struct gw_guest *g, bool here, struct gw_error *err)
 	return r < 0 ? gw_error_errno(err, r, "the VMM does not follow") : 0;
 }
 
+/*
+ * Carries out a decision. The operator and the other side's answer may come at once: whoever is first has decided, and the second waits for what
+ * comes of it.
+ */
 static int apply(struct gw_guest *g, bool here, struct gw_error *err)
 {
-	bool live;
+	bool live, due;
 	int r = 0;
 
 	pthread_mutex_lock(&g->lock);
+	while (g->deciding && r == 0)
+		r = gw_guest_wait_locked(g, GW_NO_DEADLINE);
 	live = g->watched;
-	if (!live && g->record->state == GODWIT__VM_STATE__VM_DOUBT)
+	due = r == 0 && !g->gone && g->record->state == GODWIT__VM_STATE__VM_DOUBT;
+	g->deciding |= due;
+	if (due && !live)
 		r = apply_dead_locked(g, here, err);
 	pthread_mutex_unlock(&g->lock);
+	if (!due)
+		return r < 0 ? gw_error_errno(err, r, "the agent is ending") : 0;
 	if (live)
 		r = apply_live(g, here, err);
-	/* Whoever was first, the operator or the answer, has decided. */
+	/* The VMM may have had it from the other side. */
 	if (r < 0 && !in_doubt(g))
 		r = 0;
 	if (r == 0 && !live)
 		gw_net_teardown(g);
+	pthread_mutex_lock(&g->lock);
+	g->deciding = false;
+	pthread_cond_broadcast(&g->changed);
+	pthread_mutex_unlock(&g->lock);
 	return r;
 }
 

@@ -7,6 +7,7 @@
 #include "agent/depart.h"
 #include "agent/requests-internal.h"
 #include "agent/run.h"
+#include "agent/suspend.h"
 #include "agent/vmconfig.h"
 #include "lib/clock.h"
 #include "lib/io.h"
@@ -17,62 +18,96 @@
 #define PROGRESS_NS (100 * GW_NS_PER_MS)
 #define CONSOLE_CHUNK 4096
 
-static int send_progress(struct gw_client *c, const char *vm, const Godwit__MoveProgress *move)
+static int send_progress(struct gw_client *c, struct gw_guest *g, bool save)
 {
 	Godwit__AgentEvent ev = GODWIT__AGENT_EVENT__INIT;
+	Godwit__MoveProgress *move = NULL;
+	Godwit__SaveProgress *saving = NULL;
+	int r = 0;
 
+	pthread_mutex_lock(&g->lock);
+	if (save && g->save)
+		saving = (Godwit__SaveProgress *)gw_pb_copy(&g->save->base);
+	if (!save && g->move)
+		move = (Godwit__MoveProgress *)gw_pb_copy(&g->move->base);
+	pthread_mutex_unlock(&g->lock);
+	if (!move && !saving)
+		return 0;
 	ev.time_ns = gw_realtime_ns();
 	ev.host = c->agent->conf->name;
-	ev.kind = (char *)"move-progress";
-	ev.vm = (char *)vm;
-	ev.move = (Godwit__MoveProgress *)move;
-	return gw_chan_send(c->chan, GW_FRAME_AGENT_EVENT, &ev.base, gw_now_ns() + SEND_TIMEOUT);
+	ev.kind = save ? (char *)"save-progress" : (char *)"move-progress";
+	ev.vm = g->name;
+	ev.move = move;
+	ev.save = saving;
+	r = gw_chan_send(c->chan, GW_FRAME_AGENT_EVENT, &ev.base, gw_now_ns() + SEND_TIMEOUT);
+	if (move)
+		godwit__move_progress__free_unpacked(move, NULL);
+	if (saving)
+		godwit__save_progress__free_unpacked(saving, NULL);
+	return r;
 }
 
-/* Waits for news: *move is owned, NULL when there are none yet. False when the move is over. */
-static bool next_progress(struct gw_guest *g, Godwit__MoveProgress **move)
+/* Waits for news. False when it is over. */
+static bool wait_progress(struct gw_guest *g)
 {
 	bool going;
 
 	pthread_mutex_lock(&g->lock);
 	if (g->departing)
 		gw_guest_wait_locked(g, gw_now_ns() + GW_NS_PER_SEC);
-	*move = g->move ? (Godwit__MoveProgress *)gw_pb_copy(&g->move->base) : NULL;
 	going = g->departing && !g->agent->stopping;
 	pthread_mutex_unlock(&g->lock);
 	return going;
 }
 
-int gw_client_move(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err)
+/* Until the move or saving has ended: 0, or how it failed. GW_CLIENT_CLOSE: who asked has gone; it goes on. */
+static int follow(struct gw_client *c, struct gw_guest *g, bool save, struct gw_error *err)
 {
-	gw_autoguest *g = gw_client_guest(c, req->move->name, err);
 	uint64_t last_ns = 0;
-	bool going = true;
-	int r = g ? gw_depart_start(g, req->move, err) : -ESRCH;
+	int r = 0;
 
-	if (r < 0 || req->move->detach)
-		return r;
-	while (going) {
-		Godwit__MoveProgress *move = NULL;
-
-		going = next_progress(g, &move);
-		if (move && going && gw_now_ns() - last_ns >= PROGRESS_NS) {
-			last_ns = gw_now_ns();
-			r = send_progress(c, g->name, move);
-		}
-		if (move)
-			godwit__move_progress__free_unpacked(move, NULL);
-		/* Who asked has gone; the move goes on. */
-		if (r < 0)
+	while (wait_progress(g)) {
+		if (gw_now_ns() - last_ns < PROGRESS_NS)
+			continue;
+		last_ns = gw_now_ns();
+		if (send_progress(c, g, save) < 0)
 			return GW_CLIENT_CLOSE;
 	}
 	pthread_mutex_lock(&g->lock);
 	if (g->departing)
-		r = gw_error_set(err, EHOSTUNREACH, "the agent ends; the move goes on");
+		r = gw_error_set(err, EHOSTUNREACH, "the agent ends; %s goes on", save ? "saving" : "the move");
 	else if (g->departed.code)
 		r = gw_error_set(err, g->departed.code, "%s", gw_error_text(&g->departed));
+	pthread_mutex_unlock(&g->lock);
+	return r;
+}
+
+int gw_client_move(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err)
+{
+	gw_autoguest *g = gw_client_guest(c, req->move->name, err);
+	int r = g ? gw_depart_start(g, req->move, err) : -ESRCH;
+
+	if (r < 0 || req->move->detach)
+		return r;
+	r = follow(c, g, false, err);
+	pthread_mutex_lock(&g->lock);
 	if (g->move)
 		rep->move = (Godwit__MoveProgress *)gw_pb_copy(&g->move->base);
+	pthread_mutex_unlock(&g->lock);
+	return r;
+}
+
+int gw_client_save(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err)
+{
+	gw_autoguest *g = gw_client_guest(c, req->save->name, err);
+	int r = g ? gw_suspend_start(g, req->save, err) : -ESRCH;
+
+	if (r < 0 || req->save->detach)
+		return r;
+	r = follow(c, g, true, err);
+	pthread_mutex_lock(&g->lock);
+	if (g->save)
+		rep->save = (Godwit__SaveProgress *)gw_pb_copy(&g->save->base);
 	pthread_mutex_unlock(&g->lock);
 	return r;
 }

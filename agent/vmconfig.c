@@ -120,6 +120,28 @@ static int set_vm_cmdline(void *o, const char *value, struct gw_error *err)
 	return r < 0 ? r : set(&((Godwit__VmConfig *)o)->cmdline, value, err);
 }
 
+static int set_vm_balloon(void *o, const char *value, struct gw_error *err)
+{
+	int v, r = gw_parse_bool(value, "balloon", &v, err);
+
+	if (r == 0)
+		((Godwit__VmConfig *)o)->no_balloon = !v;
+	return r;
+}
+
+static int set_vm_share(void *o, const char *value, struct gw_error *err)
+{
+	static const char *const words[] = { "tenant", "image", "off" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		if (!strcmp(words[i], value)) {
+			((Godwit__VmConfig *)o)->share = (Godwit__VmShare)i;
+			return 0;
+		}
+	}
+	return gw_error_set(err, EINVAL, "share: '%.64s' is neither tenant, image nor off", value);
+}
+
 static int set_disk_path(void *o, const char *value, struct gw_error *err)
 {
 	int r = check_disk_path(value, err);
@@ -166,6 +188,8 @@ static const struct gw_ini_key vm_keys[] = {
 	{ "kernel", set_vm_kernel },
 	{ "initrd", set_vm_initrd },
 	{ "cmdline", set_vm_cmdline },
+	{ "balloon", set_vm_balloon },
+	{ "share", set_vm_share },
 };
 static const struct gw_ini_key disk_keys[] = {
 	{ "path", set_disk_path },
@@ -363,6 +387,8 @@ int gw_vmconfig_check(const Godwit__VmConfig *c, struct gw_error *err)
 		return gw_error_set(err, EINVAL, "[vm] has no memory (example: memory = 512M)");
 	if (!*c->kernel)
 		return gw_error_set(err, EINVAL, "[vm] has no kernel");
+	if ((unsigned)c->share > GODWIT__VM_SHARE__SHARE_OFF)
+		return gw_error_set(err, EINVAL, "[vm] share: this version does not know the value %u", (unsigned)c->share);
 	r = check_memory(c->memory, err);
 	if (r == 0)
 		r = check_path("kernel", c->kernel, err);

@@ -61,6 +61,8 @@ int gw_vmm_args_build(struct gw_guest *g, bool incoming, struct gw_vmm_args *a)
 		add(a, "--cmdline");
 		add(a, "%s", c->cmdline);
 	}
+	if (c->no_balloon)
+		add(a, "--no-balloon");
 	for (size_t i = 0; i < c->n_disks; i++) {
 		add(a, "--disk");
 		add(a, "path=%s,name=%s%s", c->disks[i]->path, c->disks[i]->name, c->disks[i]->readonly ? ",ro" : "");

@@ -12,6 +12,8 @@
 #include "agent/net.h"
 #include "agent/process.h"
 #include "agent/settle.h"
+#include "agent/share.h"
+#include "agent/suspend.h"
 #include "agent/vmconfig.h"
 #include "agent/vmmctl.h"
 #include "lib/clock.h"
@@ -89,6 +91,9 @@ static void take_status_locked(struct gw_guest *g, const Godwit__VmmStatus *stat
 	if (g->status)
 		godwit__vmm_status__free_unpacked(g->status, NULL);
 	g->status = copy;
+	/* Old news of a VMM that has let go of it. One that resumes it has a newer epoch. */
+	if (g->record->state == GODWIT__VM_STATE__VM_SUSPENDED && (state == GODWIT__VM_STATE__VM_STATE_NONE || status->epoch <= g->record->epoch))
+		return;
 	if (g->record->state == GODWIT__VM_STATE__VM_INCOMING) {
 		if (state == GODWIT__VM_STATE__VM_RUNNING || state == GODWIT__VM_STATE__VM_PAUSED)
 			gw_arrive_arrived_locked(g, state);
@@ -117,14 +122,44 @@ static void take_move_locked(struct gw_guest *g, const Godwit__MoveProgress *mov
 	g->move = copy;
 }
 
-/* From a reply or an event; either may be NULL. */
-static void take_news(struct gw_guest *g, const Godwit__VmmStatus *status, const Godwit__MoveProgress *move)
+static void take_save_locked(struct gw_guest *g, const Godwit__SaveProgress *save)
+{
+	Godwit__SaveProgress *copy = save ? (Godwit__SaveProgress *)gw_pb_copy(&save->base) : NULL;
+
+	if (!copy)
+		return;
+	gw_make_printable(copy->phase);
+	gw_make_printable(copy->message);
+	if (g->save)
+		godwit__save_progress__free_unpacked(g->save, NULL);
+	g->save = copy;
+}
+
+static void take_load_locked(struct gw_guest *g, const Godwit__LoadProgress *load)
+{
+	Godwit__LoadProgress *copy = load ? (Godwit__LoadProgress *)gw_pb_copy(&load->base) : NULL;
+
+	if (!copy)
+		return;
+	gw_make_printable(copy->phase);
+	gw_make_printable(copy->message);
+	if (g->load)
+		godwit__load_progress__free_unpacked(g->load, NULL);
+	g->load = copy;
+}
+
+/* From a reply or an event (`ev`); either may be NULL. */
+static void take_news(struct gw_guest *g, const Godwit__VmmStatus *status, const Godwit__VmmEvent *ev)
 {
 	pthread_mutex_lock(&g->lock);
 	if (status && status->move)
 		take_move_locked(g, status->move);
-	if (move)
-		take_move_locked(g, move);
+	if (ev && ev->move)
+		take_move_locked(g, ev->move);
+	take_save_locked(g, status ? status->save : NULL);
+	take_save_locked(g, ev ? ev->save : NULL);
+	take_load_locked(g, status ? status->load : NULL);
+	take_load_locked(g, ev ? ev->load : NULL);
 	if (status)
 		take_status_locked(g, status);
 	pthread_cond_broadcast(&g->changed);
@@ -147,6 +182,18 @@ int gw_watch_refresh(struct gw_guest *g, struct gw_error *err)
 	return 0;
 }
 
+void gw_watch_back_from(struct gw_guest *g, Godwit__VmState busy)
+{
+	gw_watch_refresh(g, NULL);
+	pthread_mutex_lock(&g->lock);
+	if (g->record->state == busy && g->status) {
+		bool paused = g->status->state == GODWIT__VMM_RUN_STATE__VMM_PAUSED;
+
+		gw_guest_set_state_locked(g, paused ? GODWIT__VM_STATE__VM_PAUSED : GODWIT__VM_STATE__VM_RUNNING, "%s", "");
+	}
+	pthread_mutex_unlock(&g->lock);
+}
+
 /* One frame of the subscribed connection. */
 static int take_frame(struct gw_guest *g, int fd, struct gw_buf *body)
 {
@@ -160,7 +207,7 @@ static int take_frame(struct gw_guest *g, int fd, struct gw_buf *body)
 
 		if (!ev)
 			return -EPROTO;
-		take_news(g, ev->status, ev->move);
+		take_news(g, ev->status, ev);
 		if (!strcmp(ev->kind, "warning") || !strcmp(ev->kind, "reset"))
 			gw_events_emit(g->agent->events, ev->kind, g->name, "%.300s",
 				       ev->message);
@@ -217,6 +264,7 @@ static bool follow(struct gw_guest *g, int pidfd)
 	gw_autofd fd = -1;
 	uint64_t next_tick = 0, second_ns = 0, begin_ns = gw_now_ns();
 	unsigned frames = 0;
+	bool tick;
 
 	while (!g->agent->stopping) {
 		struct pollfd p[3] = { { .fd = pidfd, .events = POLLIN }, { .fd = g->agent->stop_fd, .events = POLLIN } };
@@ -224,12 +272,14 @@ static bool follow(struct gw_guest *g, int pidfd)
 
 		if (fd < 0 && subscribe(g, &fd) == 0)
 			next_tick = 0;
-		if (fd >= 0 && gw_now_ns() >= next_tick) {
+		tick = fd >= 0 && gw_now_ns() >= next_tick;
+		if (tick) {
 			gw_watch_refresh(g, NULL);
 			trim_log(g);
 			next_tick = gw_now_ns() + TICK_MS * GW_NS_PER_MS;
 		}
 		check_arrival(g, pidfd);
+		gw_sharing_check(g, tick);
 		p[2] = (struct pollfd){ .fd = fd, .events = POLLIN };
 		/* A VMM that has just been started makes its socket within milliseconds. */
 		wait_ms = fd >= 0 ? gw_ms_until(next_tick) : gw_now_ns() - begin_ns < 5 * GW_NS_PER_SEC ? 10 : 500;
@@ -267,12 +317,17 @@ static void conclude_locked(struct gw_guest *g, bool well, const char *how)
 	gw_autofree char *log = gw_guest_path(g, "vmm.log");
 	struct gw_journal_entry j = { 0 };
 	char words[256] = "";
+	bool owned;
 	int r;
 
 	/* It may have been seen to let go before it ended. */
-	if (g->record->state == GODWIT__VM_STATE__VM_MOVED || gw_watch_released_locked(g))
+	if (g->record->state == GODWIT__VM_STATE__VM_MOVED || gw_watch_released_locked(g) || gw_suspend_seen_locked(g))
 		return;
 	r = path ? gw_journal_read(path, &j, NULL) : -ENOMEM;
+	/* It was resumed, and died before it could say so. */
+	owned = r == 0 && j.state == GW_JOURNAL_OWNER && j.epoch > g->record->epoch;
+	if (owned && g->record->state == GODWIT__VM_STATE__VM_SUSPENDED)
+		g->record->epoch = j.epoch;
 	if (log)
 		gw_process_last_words(log, words, sizeof(words));
 	if (r == 0 && j.state == GW_JOURNAL_COMMITTING) {
@@ -280,6 +335,9 @@ static void conclude_locked(struct gw_guest *g, bool well, const char *how)
 					  "its VMM died while ownership passed to %s; asking %s who has it", g->record->peer,
 					  g->record->peer);
 		gw_settle_start_locked(g);
+	} else if (g->record->state == GODWIT__VM_STATE__VM_SUSPENDED && !owned) {
+		/* It was to be resumed, and never ran. */
+		gw_suspend_describe_locked(g);
 	} else if (g->starting) {
 		/* Whoever starts it says why it failed. */
 		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_STOPPED, "failed to start: %s", *words ? words : how);
@@ -336,6 +394,7 @@ static void watcher(void *arg)
 	if (g->status)
 		godwit__vmm_status__free_unpacked(g->status, NULL);
 	g->status = NULL;
+	gw_sharing_ended_locked(g);
 	g->watched = false;
 	gw_closep(&g->pidfd);
 	g->pid = 0;
@@ -389,14 +448,33 @@ static void adopt_dead_locked(struct gw_guest *g)
 		gw_arrive_ended_locked(g, "died while the agent was away", false);
 		return;
 	}
+	/* It was handed to another host, which the record does not say yet. */
+	if (g->record->state == GODWIT__VM_STATE__VM_SUSPENDED)
+		(void)gw_watch_released_locked(g);
 	if (!gw_vm_state_is_live(g->record->state))
 		return;
 	if (path && gw_journal_read(path, &j, NULL) == 0 &&
-	    (j.state == GW_JOURNAL_COMMITTING || (j.state == GW_JOURNAL_RELEASED && j.epoch > g->record->epoch)))
+	    (j.state == GW_JOURNAL_COMMITTING || j.state == GW_JOURNAL_SUSPENDED || (j.state == GW_JOURNAL_RELEASED && j.epoch > g->record->epoch)))
 		conclude_locked(g, true, "");
 	else
 		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_STOPPED, "%s",
 					  rebooted ? "the host was restarted" : "ended while the agent was away");
+}
+
+/*
+ * With g->lock held: a VMM of a suspended VM, whose agent died while it was to be resumed. Below OWNER it has nothing; if it gets there first, its journal will
+ * say so.
+ */
+static void end_resume_locked(struct gw_guest *g, int pidfd)
+{
+	gw_autofree char *path = gw_guest_path(g, "journal");
+	gw_autofree char *lock = gw_guest_path(g, "lock");
+	struct gw_journal_entry j = { 0 };
+
+	if (path && gw_journal_read(path, &j, NULL) == 0 && j.state == GW_JOURNAL_OWNER && j.epoch > g->record->epoch)
+		return;
+	if (lock)
+		(void)gw_process_kill(pidfd, lock, gw_now_ns());
 }
 
 void gw_watch_adopt(struct gw_guest *g)
@@ -419,6 +497,10 @@ void gw_watch_adopt(struct gw_guest *g)
 		r = gw_watch_start_locked(g, pid, pidfd, &err);
 		if (r == 0 && g->record->state == GODWIT__VM_STATE__VM_MOVING)
 			gw_depart_resume_locked(g);
+		if (r == 0 && g->record->state == GODWIT__VM_STATE__VM_SAVING)
+			gw_suspend_resume_locked(g);
+		if (r == 0 && g->record->state == GODWIT__VM_STATE__VM_SUSPENDED)
+			end_resume_locked(g, pidfd);
 	} else if (lock && gw_process_alive(lock) == 0) {
 		adopt_dead_locked(g);
 	} else {

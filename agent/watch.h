@@ -31,4 +31,7 @@ bool gw_watch_released_locked(struct gw_guest *g);
 /* Asks the VMM for its state and notes it. */
 int gw_watch_refresh(struct gw_guest *g, struct gw_error *err);
 
+/* What made the record say `busy` (moving, saving) is over: it says again what the VMM says. */
+void gw_watch_back_from(struct gw_guest *g, Godwit__VmState busy);
+
 #endif

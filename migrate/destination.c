@@ -2,12 +2,12 @@
 /* The destination's side of a move: what it checks, when it owns, and how it ends otherwise; see move.h. */
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "lib/log.h"
 #include "lib/util.h"
 #include "migrate/failpoints.h"
 #include "migrate/move-internal.h"
+#include "migrate/pages.h"
 #include "migrate/receiver.h"
 
 #define GODWIT_PROGRAM "godwit 1"
@@ -30,20 +30,6 @@ struct destination {
 	uint64_t reported_ns;
 	uint64_t base_bytes, base_ns;
 };
-
-/* Pages that are zero at the source are not sent: whatever building the VM may have left in RAM goes. */
-static int empty_ram(struct gw_move *mv, struct gw_error *err)
-{
-	const struct gw_ram_region *regions;
-	unsigned count;
-
-	regions = gw_ram_regions(mv->vm.ram, &count);
-	for (unsigned i = 0; i < count; i++) {
-		if (madvise(regions[i].hva, regions[i].size, MADV_DONTNEED) < 0)
-			return gw_error_errno(err, errno, "cannot empty guest memory");
-	}
-	return 0;
-}
 
 static int check_regions(struct gw_move *mv, const Godwit__StreamMachine *m, struct gw_error *err)
 {
@@ -103,7 +89,7 @@ static int take_hello(struct gw_move *mv, struct gw_error *err)
 	version = h->version_max;
 	protobuf_c_message_free_unpacked(msg, NULL);
 	if (r == 0 && !mv->p.ram_is_zero)
-		r = empty_ram(mv, err);
+		r = gw_pages_empty(mv->vm.ram, err); /* pages that are zero at the source are not sent */
 	if (r == 0)
 		r = gw_move_journal(mv, GW_JOURNAL_INCOMING, mv->p.epoch, err);
 	if (r == 0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The failpoints of a move (lib/failpoint.h), in the order in which a move that succeeds visits them. */
+/* The failpoints of moves, of saving and of loading (lib/failpoint.h), in the order in which one that succeeds visits them. */
 #ifndef GW_MIGRATE_FAILPOINTS_H
 #define GW_MIGRATE_FAILPOINTS_H
 
@@ -25,5 +25,19 @@
 #define GW_FP_DST_OWNER_JOURNALLED "move-dst-owner-journalled" /* OWNER is durable, no vCPU has run */
 #define GW_FP_DST_STARTED "move-dst-started"                   /* vCPUs run, RUNNING has not left */
 #define GW_FP_DST_RUNNING_SENT "move-dst-running-sent"         /* RUNNING has left */
+
+/* Saving to a repository. */
+#define GW_FP_SAVE_OPENED "save-opened"       /* the repository's index is read, no page copied */
+#define GW_FP_SAVE_ROUND "save-round"         /* a round that was not the last has ended */
+#define GW_FP_SAVE_STOPPED "save-stopped"     /* the VM has just been stopped */
+#define GW_FP_SAVE_STATE "save-state"         /* last pages and state are with the writer */
+#define GW_FP_SAVE_COMMITTED "save-committed" /* the manifest is durable and read back, SUSPENDED not written */
+#define GW_FP_SAVE_SUSPENDED "save-suspended" /* SUSPENDED is durable, nobody was told */
+
+/* Loading from one. */
+#define GW_FP_LOAD_OPENED "load-opened"       /* the manifest is read */
+#define GW_FP_LOAD_STATE "load-state"         /* device state is loaded, OWNER not written */
+#define GW_FP_LOAD_OWNED "load-owned"         /* OWNER is durable, no vCPU has run */
+#define GW_FP_LOAD_RUNNING "load-running"     /* vCPUs run, pages are still missing */
 
 #endif

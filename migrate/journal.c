@@ -44,7 +44,7 @@ struct gw_journal {
 
 const char *gw_journal_state_name(enum gw_journal_state state)
 {
-	static const char *const names[] = { "none", "owner", "incoming", "committing", "released", "aborted" };
+	static const char *const names[] = { "none", "owner", "incoming", "committing", "released", "aborted", "suspended" };
 
 	return (unsigned)state < ARRAY_SIZE(names) ? names[state] : "unknown";
 }
@@ -85,7 +85,7 @@ static void encode(uint8_t rec[RECORD_LEN], const struct gw_journal_entry *e, co
 static int decode(const uint8_t rec[RECORD_LEN], struct gw_journal_entry *e, uint8_t boot_id[16])
 {
 	if (memcmp(rec + OFF_MAGIC, magic, sizeof(magic)) || gw_get_le32(rec + OFF_VERSION) != RECORD_VERSION ||
-	    gw_get_le64(rec + OFF_SUM) != XXH3_64bits(rec, OFF_SUM) || gw_get_le32(rec + OFF_STATE) > GW_JOURNAL_ABORTED)
+	    gw_get_le64(rec + OFF_SUM) != XXH3_64bits(rec, OFF_SUM) || gw_get_le32(rec + OFF_STATE) > GW_JOURNAL_SUSPENDED)
 		return -EPROTO;
 	memset(e, 0, sizeof(*e));
 	e->state = (enum gw_journal_state)gw_get_le32(rec + OFF_STATE);
@@ -277,7 +277,7 @@ int gw_journal_abort_if_not_owner(const char *path, const uint8_t move_id[GW_MOV
 	if (last->state == GW_JOURNAL_OWNER && ours && (!undo || last->effect))
 		r = gw_error_set(err, EEXIST, "the VM became owned here");
 	else if (last->state == GW_JOURNAL_COMMITTING || (!ours && last->state == GW_JOURNAL_OWNER) ||
-		 (ours && last->state == GW_JOURNAL_RELEASED))
+		 (ours && last->state == GW_JOURNAL_RELEASED) || last->state == GW_JOURNAL_SUSPENDED)
 		r = gw_error_set(err, ESTALE, "the journal %s says '%s' of another move", path,
 				 gw_journal_state_name(last->state));
 	else if (last->state == GW_JOURNAL_ABORTED && ours)

@@ -27,11 +27,12 @@ enum gw_journal_state {
 	GW_JOURNAL_COMMITTING, /* source: COMMIT of `move_id` may have left; must not run before the doubt is settled */
 	GW_JOURNAL_RELEASED,   /* source: the destination runs it */
 	GW_JOURNAL_ABORTED,    /* destination: it never ran here and never will by this move */
+	GW_JOURNAL_SUSPENDED,  /* the VM of `epoch` stands still in a snapshot, whose id is in `move_id`; runs nowhere until that is resumed */
 };
 
 struct gw_journal_entry {
 	enum gw_journal_state state;
-	uint64_t epoch;  /* OWNER: owned; INCOMING, COMMITTING, RELEASED, ABORTED: what the move hands over */
+	uint64_t epoch;  /* OWNER, SUSPENDED: owned; INCOMING, COMMITTING, RELEASED, ABORTED: what the move hands over */
 	uint64_t seq;    /* rises by one a record */
 	uint8_t move_id[GW_MOVE_ID_LEN]; /* zero before any move */
 	char peer[64];   /* the other host's name */

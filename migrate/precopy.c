@@ -3,12 +3,11 @@
 #include "migrate/precopy.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "lib/util.h"
 #include "migrate/failpoints.h"
 #include "migrate/move-internal.h"
-#include "migrate/pages.h"
+#include "migrate/rounds.h"
 #include "migrate/sender.h"
 
 #define REPORT_NS (100 * GW_NS_PER_MS)
@@ -40,34 +39,25 @@
 struct gw_precopy {
 	struct gw_move *mv;
 	struct gw_senders *senders;
-	bool tracking;
+	struct gw_rounds *pages;
 	bool slowed;
-	size_t words;
-	uint64_t *now;   /* pages of this round */
-	uint64_t *next;  /* dirty since, for the next one */
-	uint64_t *fresh; /* what one look at the log brought */
 	uint32_t round;
 	unsigned extra;
 	uint64_t last_left;     /* that the round before left to send; 0 in the first */
 	uint64_t rtt_ns;
-	uint64_t untouched;     /* pages of round 1 that need not be looked at */
 	uint64_t begun_ns;      /* copying */
-	uint64_t synced_ns;     /* last look at the log, when it began */
-	uint64_t sync_cost_ns;  /* how long it took */
 	uint64_t reported_ns;
 	uint64_t best_left;     /* the least that a round left to send, */
 	unsigned best_age;      /* and how many rounds ago */
 	uint64_t base_bytes, base_ns; /* rate shown: since then */
 	double rate;            /* bytes/s on the wire, acknowledged; 0 = unknown */
-	double dirty_rate;      /* bytes/s */
 };
 
 int gw_precopy_new(struct gw_move *mv, struct gw_senders *senders, uint64_t rtt_ns, struct gw_precopy **ret,
 		   struct gw_error *err)
 {
 	struct gw_precopy *pc = calloc(1, sizeof(*pc));
-	uint64_t pages = gw_ram_pages(mv->vm.ram);
-	int r = 0;
+	int r;
 
 	if (!pc)
 		return gw_error_set(err, ENOMEM, "out of memory");
@@ -75,24 +65,11 @@ int gw_precopy_new(struct gw_move *mv, struct gw_senders *senders, uint64_t rtt_
 	pc->senders = senders;
 	pc->rtt_ns = rtt_ns;
 	pc->best_left = UINT64_MAX;
-	pc->words = gw_ram_bitmap_words(mv->vm.ram);
-	pc->now = malloc(pc->words * sizeof(uint64_t));
-	pc->next = calloc(pc->words, sizeof(uint64_t));
-	pc->fresh = calloc(pc->words, sizeof(uint64_t));
-	if (!pc->now || !pc->next || !pc->fresh)
-		r = gw_error_set(err, ENOMEM, "out of memory");
-	if (r == 0)
-		r = mv->vm.dirty.ops->start(mv->vm.dirty.self, err);
+	r = gw_rounds_new(mv->vm.ram, &mv->vm.dirty, &pc->pages, err);
 	if (r < 0) {
 		gw_precopy_free(pc);
 		return r;
 	}
-	pc->tracking = true;
-	memset(pc->now, 0xff, pc->words * sizeof(uint64_t));
-	if (pages % 64)
-		pc->now[pc->words - 1] = (1ull << (pages % 64)) - 1;
-	/* What is touched from here on is in the log. */
-	pc->untouched = gw_pages_drop_untouched(mv->vm.ram, pc->now);
 	*ret = pc;
 	return 0;
 }
@@ -109,29 +86,25 @@ void gw_precopy_free(struct gw_precopy *pc)
 	if (!pc)
 		return;
 	end_slow(pc);
-	if (pc->tracking)
-		pc->mv->vm.dirty.ops->stop(pc->mv->vm.dirty.self);
-	free(pc->now);
-	free(pc->next);
-	free(pc->fresh);
+	gw_rounds_free(pc->pages);
 	free(pc);
 }
 
 static uint64_t left_bytes(const struct gw_precopy *pc)
 {
-	size_t taken = GW_MIN(gw_senders_taken(pc->senders), pc->words);
-
-	return (gw_bitmap_count(pc->now + taken, pc->words - taken) + gw_bitmap_count(pc->next, pc->words)) << GW_PAGE_SHIFT;
+	return gw_rounds_left(pc->pages, gw_senders_taken(pc->senders)) << GW_PAGE_SHIFT;
 }
 
 static uint64_t fixed_ns(const struct gw_precopy *pc)
 {
-	return 3 * pc->rtt_ns + pc->sync_cost_ns + STATE_NS;
+	return 3 * pc->rtt_ns + gw_rounds_sync_cost_ns(pc->pages) + STATE_NS;
 }
 
-/* UINT64_MAX while the rate is not known. */
+/* UINT64_MAX while the rate is not known; nothing takes no time at any rate. */
 static uint64_t predict_ns(const struct gw_precopy *pc, uint64_t bytes)
 {
+	if (bytes == 0)
+		return fixed_ns(pc);
 	if (pc->rate <= 0)
 		return UINT64_MAX;
 	return (uint64_t)((double)bytes * 1e9 / pc->rate) + fixed_ns(pc);
@@ -167,8 +140,8 @@ static void report(struct gw_precopy *pc, uint64_t now)
 	predicted = predict_ns(pc, left);
 	p->round = pc->round;
 	p->bytes_left = left;
-	p->dirty_rate = (uint64_t)pc->dirty_rate;
-	p->zero_pages = pc->untouched + gw_senders_zeros(pc->senders);
+	p->dirty_rate = (uint64_t)gw_rounds_dirty_rate(pc->pages);
+	p->zero_pages = gw_rounds_untouched(pc->pages) + gw_senders_zeros(pc->senders);
 	p->predicted_blackout_us = predicted == UINT64_MAX ? 0 : predicted / 1000;
 	/* Rounds shrink by the ratio of the rates: a geometric series. Without convergence there is no estimate. */
 	p->eta_ms = 0;
@@ -178,57 +151,15 @@ static void report(struct gw_precopy *pc, uint64_t now)
 	gw_move_report(pc->mv, GW_MOVE_COPY);
 }
 
-/* Takes the log into `next`. What this round still has ahead of it is dropped: it will be read after this. */
-static int sync_log(struct gw_precopy *pc, struct gw_error *err)
+/* To be asked after the log was taken: see gw_senders_taken(). */
+static size_t taken(void *arg)
 {
-	uint64_t begun = gw_now_ns();
-	uint64_t dirty;
-	size_t taken;
-	int r;
-
-	r = pc->mv->vm.dirty.ops->sync(pc->mv->vm.dirty.self, pc->fresh, err);
-	if (r < 0)
-		return gw_error_wrap(err, "dirty log");
-	taken = gw_senders_taken(pc->senders); /* after the sync: see gw_senders_taken() */
-	dirty = gw_bitmap_count(pc->fresh, pc->words);
-	for (size_t i = 0; i < pc->words; i++)
-		pc->next[i] |= i < taken ? pc->fresh[i] : pc->fresh[i] & ~pc->now[i];
-	memset(pc->fresh, 0, pc->words * sizeof(uint64_t));
-	if (begun > pc->synced_ns)
-		pc->dirty_rate = (double)(dirty << GW_PAGE_SHIFT) * 1e9 / (double)(begun - pc->synced_ns);
-	pc->synced_ns = begun;
-	pc->sync_cost_ns = gw_now_ns() - begun;
-	return 0;
+	return gw_senders_taken(((struct gw_precopy *)arg)->senders);
 }
 
-/*
- * What would be left to send if the VM were stopped now, in bytes; `next` has what this round's own looks brought. Nothing is re-armed where
- * that can be had: should the VM be stopped, its last moments are not spent on faults for pages that it goes on to write.
- */
-static int look(struct gw_precopy *pc, bool *peeked, uint64_t *left, struct gw_error *err)
+static int sync_log(struct gw_precopy *pc, struct gw_error *err)
 {
-	const struct gw_dirty_source *source = &pc->mv->vm.dirty;
-	uint64_t begun = gw_now_ns(), dirty;
-	int r = source->ops->peek ? source->ops->peek(source->self, pc->fresh, err) : -EOPNOTSUPP;
-
-	*peeked = r == 0;
-	if (r == -EOPNOTSUPP) {
-		memset(pc->fresh, 0, pc->words * sizeof(uint64_t));
-		r = sync_log(pc, err);
-	}
-	if (r < 0)
-		return gw_error_wrap(err, "dirty log");
-	dirty = gw_bitmap_count(pc->fresh, pc->words);
-	for (size_t i = 0; i < pc->words; i++)
-		pc->fresh[i] |= pc->next[i];
-	*left = gw_bitmap_count(pc->fresh, pc->words) << GW_PAGE_SHIFT;
-	memset(pc->fresh, 0, pc->words * sizeof(uint64_t));
-	if (*peeked) {
-		if (begun > pc->synced_ns)
-			pc->dirty_rate = (double)(dirty << GW_PAGE_SHIFT) * 1e9 / (double)(begun - pc->synced_ns);
-		pc->sync_cost_ns = gw_now_ns() - begun;
-	}
-	return 0;
+	return gw_rounds_sync(pc->pages, taken, pc, err);
 }
 
 static bool timed_out(const struct gw_precopy *pc)
@@ -241,8 +172,7 @@ static bool timed_out(const struct gw_precopy *pc)
 /* Ends the round early: what no thread has taken stays for the next. */
 static void interrupt_round(struct gw_precopy *pc)
 {
-	for (size_t i = gw_senders_interrupt(pc->senders); i < pc->words; i++)
-		pc->next[i] |= pc->now[i];
+	gw_rounds_put_off(pc->pages, gw_senders_interrupt(pc->senders));
 }
 
 static int timeout_error(struct gw_precopy *pc, struct gw_error *err)
@@ -269,12 +199,12 @@ static int run_round(struct gw_precopy *pc, struct gw_error *err)
 		r = gw_move_check(pc->mv, err);
 		if (r < 0)
 			return r;
-		if (now - pc->synced_ns >= interval && !interrupted) {
+		if (now - gw_rounds_synced_ns(pc->pages) >= interval && !interrupted) {
 			r = sync_log(pc, err);
 			if (r < 0)
 				return r;
 			/* Fewer looks in longer rounds and at slower logs. */
-			interval = GW_MAX(interval + interval / 4, 20 * pc->sync_cost_ns);
+			interval = GW_MAX(interval + interval / 4, 20 * gw_rounds_sync_cost_ns(pc->pages));
 		}
 		if (now - pc->reported_ns >= REPORT_NS)
 			report(pc, now);
@@ -295,8 +225,18 @@ static void learn_rate(struct gw_precopy *pc, uint64_t bytes, uint64_t spent_ns)
 {
 	double sample;
 
-	if (spent_ns <= pc->rtt_ns || bytes == 0)
+	if (spent_ns == 0 || bytes == 0)
 		return;
+	/*
+	 * A round holds a round trip: one that is shorter shows that the pings were held up, as they are on a busy machine. Its rate is at least
+	 * this; with none at all the rounds would go on until the time is up.
+	 */
+	if (spent_ns <= pc->rtt_ns) {
+		pc->rtt_ns = spent_ns;
+		if (pc->rate <= 0)
+			pc->rate = (double)bytes * 1e9 / (double)spent_ns;
+		return;
+	}
 	spent_ns -= pc->rtt_ns;
 	sample = (double)bytes * 1e9 / (double)spent_ns;
 	if (pc->rate <= 0 || spent_ns >= 100 * GW_NS_PER_MS)
@@ -333,10 +273,10 @@ static bool time_to_stop(struct gw_precopy *pc, uint64_t left)
 		return true;
 	/* Where the fixed cost alone is past the target, no round can help: then the rest need only be negligible. */
 	if (predicted > target)
-		return pc->rate > 0 && predicted - fixed_ns(pc) <= 2 * GW_NS_PER_MS;
+		return predicted - fixed_ns(pc) <= 2 * GW_NS_PER_MS;
 	/* Bytes that the guest would dirty during one more round; the gain is the blackout that it would save. */
-	round_ns = predicted - fixed_ns(pc) + pc->rtt_ns + pc->sync_cost_ns;
-	after = GW_MIN(left, (uint64_t)(pc->dirty_rate * (double)round_ns / 1e9));
+	round_ns = predicted - fixed_ns(pc) + pc->rtt_ns + gw_rounds_sync_cost_ns(pc->pages);
+	after = GW_MIN(left, (uint64_t)(gw_rounds_dirty_rate(pc->pages) * (double)round_ns / 1e9));
 	if (pc->extra < EXTRA_ROUNDS && after < left / 2 && predicted - predict_ns(pc, after) > target / EXTRA_GAIN) {
 		pc->extra++;
 		return false;
@@ -359,15 +299,6 @@ static void converge(struct gw_precopy *pc, uint64_t left)
 	pc->slowed = true;
 }
 
-static void swap_bitmaps(struct gw_precopy *pc)
-{
-	uint64_t *old = pc->now;
-
-	pc->now = pc->next;
-	pc->next = old;
-	memset(pc->next, 0, pc->words * sizeof(uint64_t));
-}
-
 static uint64_t channel_bytes(const struct gw_precopy *pc)
 {
 	uint64_t n = 0;
@@ -379,7 +310,7 @@ static uint64_t channel_bytes(const struct gw_precopy *pc)
 
 int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
 {
-	pc->begun_ns = pc->base_ns = pc->synced_ns = gw_now_ns();
+	pc->begun_ns = pc->base_ns = gw_now_ns();
 	pc->base_bytes = channel_bytes(pc);
 	for (;;) {
 		uint64_t begun = gw_now_ns(), bytes = channel_bytes(pc), left = 0;
@@ -387,7 +318,7 @@ int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
 		int r;
 
 		pc->round++;
-		gw_senders_begin(pc->senders, pc->round, pc->now, false);
+		gw_senders_begin(pc->senders, pc->round, gw_rounds_now(pc->pages), false);
 		if (pc->round == 1) {
 			r = gw_move_step(pc->mv, GW_FP_SRC_COPY, err);
 			if (r < 0)
@@ -397,10 +328,11 @@ int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
 		if (r < 0)
 			return r;
 		learn_rate(pc, channel_bytes(pc) - bytes, gw_now_ns() - begun);
-		memset(pc->now, 0, pc->words * sizeof(uint64_t)); /* all of it is over there */
-		r = look(pc, &peeked, &left, err);
+		gw_rounds_copied(pc->pages); /* all of it is over there */
+		r = gw_rounds_look(pc->pages, &peeked, &left, err);
 		if (r < 0)
 			return r;
+		left <<= GW_PAGE_SHIFT;
 		stop = time_to_stop(pc, left) || (timed_out(pc) && pc->mv->p.timeout_stops);
 		if (!stop)
 			converge(pc, left);
@@ -408,7 +340,7 @@ int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
 			r = sync_log(pc, err);
 		if (r < 0)
 			return r;
-		swap_bitmaps(pc);
+		gw_rounds_next(pc->pages);
 		gw_senders_rewind(pc->senders);
 		report(pc, gw_now_ns());
 		if (stop)
@@ -421,23 +353,20 @@ int gw_precopy_run(struct gw_precopy *pc, struct gw_error *err)
 uint64_t gw_precopy_grace_ns(const struct gw_precopy *pc)
 {
 	double part = (double)(pc->mv->p.downtime_ms * GW_NS_PER_MS) / GRACE_PART;
+	double dirty_rate = gw_rounds_dirty_rate(pc->pages);
 
-	return pc->dirty_rate > 0 ? GW_MIN(GRACE_NS, (uint64_t)(part * pc->rate / pc->dirty_rate)) : GRACE_NS;
+	return dirty_rate > 0 ? GW_MIN(GRACE_NS, (uint64_t)(part * pc->rate / dirty_rate)) : GRACE_NS;
 }
 
 int gw_precopy_last(struct gw_precopy *pc, struct gw_error *err)
 {
-	const struct gw_dirty_source *source = &pc->mv->vm.dirty;
-	int r = source->ops->peek ? source->ops->peek(source->self, pc->now, err) : -EOPNOTSUPP;
+	int r = gw_rounds_last(pc->pages, err);
 
-	/* `now` holds what is left of the round that was not begun; what the log adds belongs to it. Nothing need be re-armed any more. */
-	if (r == -EOPNOTSUPP)
-		r = source->ops->sync(source->self, pc->now, err);
 	if (r < 0)
-		return gw_error_wrap(err, "dirty log");
+		return r;
 	pc->round++;
 	pc->mv->progress.round = pc->round;
-	gw_senders_begin(pc->senders, pc->round, pc->now, true);
+	gw_senders_begin(pc->senders, pc->round, gw_rounds_now(pc->pages), true);
 	end_slow(pc); /* stopped as it is: only the means are given back, while the pages are on their way */
 	return 0;
 }

@@ -58,14 +58,20 @@ static int take_raw(const struct gw_page_io *io, struct gw_ram *ram, uint64_t in
 	return 0;
 }
 
-/* Pages never touched stay so: reading shows whether there is anything to clear. */
+/*
+ * Pages never touched stay so: reading shows whether there is anything to clear. What the guest gives back in large blocks while it moves goes
+ * back here, too; less would split huge pages for little.
+ */
 static void take_zero(struct gw_ram *ram, uint64_t index, uint64_t count)
 {
 	for (uint64_t i = index; i < index + count; i++) {
 		void *page = gw_ram_page(ram, i);
 
-		if (!gw_page_is_zero(page))
-			memset(page, 0, GW_PAGE_SIZE);
+		if (gw_page_is_zero(page))
+			continue;
+		if (count == GW_STREAM_MAX_RUN && gw_ram_discard(ram, gw_ram_gpa(ram, index), count << GW_PAGE_SHIFT) == 0)
+			return;
+		memset(page, 0, GW_PAGE_SIZE);
 	}
 }
 

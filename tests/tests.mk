@@ -23,7 +23,7 @@ build/fuzz/bin/%: build/fuzz/obj/tests/fuzz/%.o $(FUZZ_OBJ)
 	$(Q)mkdir -p $(@D)
 	$(Q)clang -pthread -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
 
-.PHONY: deps fuzz fuzz-build check test quick-test lab-test soak demo bench
+.PHONY: deps fuzz fuzz-build check test quick-test faults soak race demo bench
 #: make deps        install the Debian packages that building and testing need (root), or say which are missing
 deps:
 	@tests/lab/deps
@@ -35,31 +35,40 @@ fuzz: $(FUZZ)
 check:
 	@tests/run-stages floors=tests/check/floors words=tests/check/words 'headers=tests/check/headers $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS)'
 
+LAB_TESTS := $(patsubst tests/lab/test-%.py,%,$(sort $(wildcard tests/lab/test-*.py)))
 sub = $(MAKE) --no-print-directory -j$(shell nproc)
 #: make quick-test  checks and unit tests of the plain build only
 quick-test: all unit-build
 	@tests/run-stages floors=tests/check/floors 'unit=tests/run-unit $(UNIT)'
-#: make test        everything: checks, unit tests (plain, address, undefined, thread), fuzz, model, the lab
+# The labs run one after the other, beside what leaves the processors to them: two labs side by side are slower than in turn.
+#: make test        everything: checks, unit tests (plain, address and undefined, thread), fuzz, model, an S3 server, the lab
 test: deps
 	@$(sub) all unit-build
 	@tests/run-stages \
 		floors=tests/check/floors words=tests/check/words \
 		'headers=$(sub) check-headers' \
-		'unit=$(sub) unit' \
-		'unit-address=$(sub) SAN=address unit' \
-		'unit-undefined=$(sub) SAN=undefined unit' \
-		'unit-thread=$(sub) SAN=thread unit' \
-		'fuzz=$(sub) fuzz FUZZ_SECONDS=5' \
+		'unit=nice $(sub) unit' \
+		'unit-address-undefined=nice $(sub) SAN=address,undefined unit' \
+		'unit-thread=nice $(sub) SAN=thread unit' \
+		'fuzz=nice $(sub) fuzz FUZZ_SECONDS=3' \
 		'model=tests/model/check' \
-		$(foreach t,$(sort $(wildcard tests/lab/test-*.py)),'lab-$(patsubst tests/lab/test-%.py,%,$(t))=$(t)')
+		's3=nice tests/s3/test-rgw.py' \
+		-- $(foreach t,$(LAB_TESTS),'lab-$(t)=tests/lab/test-$(t).py$(if $(filter faults,$(t)), --brief)')
 .PHONY: check-headers
 check-headers: $(GEN_H)
 	@tests/check/headers $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS)
+#: make faults      in the lab: a move struck at each of its steps (in `make test`: at those of the hand-over)
+faults: deps
+	@$(sub) all
+	@tests/lab/test-faults.py
 #: make soak        200 moves in a row of a guest that checks its own memory and disk (MOVES=200)
 MOVES ?= 200
 soak: deps
 	@$(sub) all
 	@tests/lab/soak.py --moves $(MOVES)
+#: make race        at least ten million racing writes against a million merged pages
+race: build/tests/test-merge
+	@GODWIT_RACE_LONG=1 CMOCKA_MESSAGE_OUTPUT=stdout build/tests/test-merge
 #: make demo        two hosts, a Linux guest under load, moved A -> B -> A, and a table of what it cost
 demo: deps
 	@$(sub) all
@@ -71,7 +80,7 @@ bench: deps
 	@bench/run --all
 
 .PHONY: lint analyze
-C_FILES := $(wildcard $(addsuffix /*.c,lib lib/ram proto ksm migrate vmm agent))
+C_FILES := $(wildcard $(addsuffix /*.c,lib lib/ram proto ksm migrate migrate/repo vmm agent))
 # Exclusions, each with its reason: cppcheck does not know glibc's cleanup attribute (unreadVariable, memleak on steal), and library functions of
 # one floor are used by others (unusedFunction is off by default).
 #: make lint        cppcheck over all of our code

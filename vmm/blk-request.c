@@ -60,15 +60,25 @@ static void add_buffers(struct request *req, unsigned first, unsigned n, uint64_
 	}
 }
 
+/* The kernel writes a read's pages, perhaps after it has pinned them: from submit on, until it has ended. */
+static void count_io(const struct request *req, bool begin)
+{
+	void (*count)(struct gw_ram *, uint64_t, uint64_t) = begin ? gw_ram_io_begin : gw_ram_io_end;
+
+	for (unsigned i = 0; req->io.op == GW_BLK_READ && i < req->nranges; i++)
+		count(req->blk->vd.host.ram, req->ranges[i].gpa, req->ranges[i].len);
+}
+
 static void finish(struct request *req, uint8_t status)
 {
 	struct gw_blk *blk = req->blk;
 	struct gw_ram *ram = blk->vd.host.ram;
 
 	/* A read that failed may have filled a part. */
-	if (req->io.op == GW_BLK_READ) {
-		for (unsigned i = 0; i < req->nranges; i++)
-			gw_ram_mark_dirty(ram, req->ranges[i].gpa, req->ranges[i].len);
+	for (unsigned i = 0; req->io.op == GW_BLK_READ && i < req->nranges; i++) {
+		gw_ram_mark_dirty(ram, req->ranges[i].gpa, req->ranges[i].len);
+		if (status == VIRTIO_BLK_S_OK)
+			blk->vd.host.ops->disk_read(&blk->vd.host, req->ranges[i].gpa, req->ranges[i].len);
 	}
 	__atomic_store_n(req->status, status, __ATOMIC_RELAXED);
 	gw_ram_mark_dirty(ram, req->status_gpa, 1);
@@ -89,6 +99,7 @@ static void request_done(struct gw_blk_io *io, int result)
 	struct gw_blk *blk = req->blk;
 
 	blk->in_flight--;
+	count_io(req, false);
 	if (result == -ECANCELED) {
 		/* As many as the queue has at most; a lost one would hang the guest, so it fails instead. */
 		if (gw_buf_append(&blk->parked, &req->head, sizeof(req->head)) == 0) {
@@ -234,6 +245,7 @@ static const char *begin(struct gw_blk *blk)
 	}
 	req->writes = blk->writes;
 	blk->in_flight++;
+	count_io(req, true);
 	blk->be->ops->submit(blk->be, &req->io);
 	return NULL;
 }

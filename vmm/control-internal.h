@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "ksm/sharer.h"
 #include "lib/io.h"
 #include "proto/vmm.pb-c.h"
 #include "vmm/machine.h"
@@ -26,6 +27,10 @@ struct gw_control_call {
 	Godwit__Digest digest;
 	uint8_t digest_bytes[16];
 	Godwit__VmmFeatures features;
+	Godwit__BalloonStatus balloon;
+	Godwit__GuestMemory memory;
+	Godwit__ShareStatus share;
+	struct gw_sharer_stats sharer;
 	struct gw_buf cpuid;
 	struct gw_buf devices;
 };

@@ -30,6 +30,11 @@ static void note_frame(const struct gw_devhost *host, const struct iovec *iov, u
 		gw_talk_packet(head, gw_iov_read(iov, niov, offset, head, sizeof(head)), said);
 }
 
+static void disk_read(const struct gw_devhost *host, uint64_t gpa, uint64_t len)
+{
+	gw_vm_note_disk_read(host->vm, gpa, len);
+}
+
 static bool overdue(const struct gw_devhost *host)
 {
 	return gw_talk_overdue();
@@ -48,6 +53,7 @@ static const struct gw_devhost_ops kvm_edge = {
 	.msi_raise = gw_msi_raise,
 	.ioeventfd = ioeventfd,
 	.note_frame = note_frame,
+	.disk_read = disk_read,
 	.overdue = overdue,
 	.failed = failed,
 };

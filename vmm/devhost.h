@@ -30,6 +30,8 @@ struct gw_devhost_ops {
 	int (*ioeventfd)(const struct gw_devhost *host, uint64_t addr, unsigned len, int fd, bool add, struct gw_error *err);
 	/* A frame was handed to the guest, or leaves it (`said`): what lies in the buffers behind `offset` bytes. */
 	void (*note_frame)(const struct gw_devhost *host, const struct iovec *iov, unsigned niov, uint64_t offset, bool said);
+	/* A disk's content came into guest RAM. */
+	void (*disk_read)(const struct gw_devhost *host, uint64_t gpa, uint64_t len);
 	/* The guest gets too little of the processors to answer in time (vmm/talk.h). */
 	bool (*overdue)(const struct gw_devhost *host);
 	/* A device can not go on: the VM must not run any further. */

@@ -8,8 +8,10 @@
 
 #include "lib/log.h"
 #include "lib/util.h"
+#include "vmm/balloon.h"
 #include "vmm/hostmem.h"
 #include "vmm/move.h"
+#include "vmm/virtio-devices.h"
 #include "vmm/vm.h"
 
 struct gw_machine {
@@ -22,6 +24,7 @@ struct gw_machine {
 	gw_machine_listener listener;
 	void *listener_arg;
 	bool ended;
+	bool stalled;               /* it waits for memory that cannot be read */
 	char reason[160];           /* why it ended or is paused */
 	struct gw_move_progress progress;
 };
@@ -41,6 +44,9 @@ static Godwit__VmmRunState run_state(const struct gw_machine *m)
 		return GODWIT__VMM_RUN_STATE__VMM_MOVING;
 	case GW_VM_MOVE_IN_DOUBT:
 		return GODWIT__VMM_RUN_STATE__VMM_DOUBT;
+	case GW_VM_MOVE_SAVING:
+		return GODWIT__VMM_RUN_STATE__VMM_SAVING;
+	case GW_VM_MOVE_SUSPENDED:
 	case GW_VM_MOVE_GONE:
 		return GODWIT__VMM_RUN_STATE__VMM_ENDED;
 	case GW_VM_MOVE_NONE:
@@ -51,6 +57,8 @@ static Godwit__VmmRunState run_state(const struct gw_machine *m)
 
 void gw_machine_status(struct gw_machine *m, bool with_resident, struct gw_machine_status *ret)
 {
+	struct gw_virtio *balloon = gw_vm_balloon(m->vm);
+
 	godwit__vmm_status__init(&ret->msg);
 	ret->msg.state = run_state(m);
 	ret->msg.name = m->options->config.name;
@@ -60,27 +68,38 @@ void gw_machine_status(struct gw_machine *m, bool with_resident, struct gw_machi
 	ret->msg.pid = (uint32_t)getpid();
 	ret->msg.reason = m->reason;
 	ret->msg.version = (char *)GW_VMM_VERSION;
+	ret->msg.balloon = balloon ? gw_balloon_size(balloon) : 0;
 	if (with_resident)
 		ret->msg.resident = gw_hostmem_resident(gw_vm_ram(m->vm));
 	if (gw_vm_move_progress(m->move, &m->progress)) {
 		gw_vm_move_progress_msg(&m->progress, &ret->move);
 		ret->msg.move = &ret->move;
 	}
+	if (gw_vm_move_saved(m->move, &ret->save))
+		ret->msg.save = &ret->save;
+	if (gw_vm_move_loaded(m->move, &ret->load))
+		ret->msg.load = &ret->load;
 }
 
-static void tell(struct gw_machine *m, const char *kind, const char *message, Godwit__MoveProgress *move)
+/* Fills in what all events have. */
+static void tell_event(struct gw_machine *m, const char *kind, const char *message, Godwit__VmmEvent *event)
 {
-	Godwit__VmmEvent event = GODWIT__VMM_EVENT__INIT;
 	struct gw_machine_status status;
 
 	if (!m->listener)
 		return;
 	gw_machine_status(m, false, &status);
-	event.kind = (char *)kind;
-	event.message = (char *)message;
-	event.status = &status.msg;
-	event.move = move;
-	m->listener(m->listener_arg, &event);
+	event->kind = (char *)kind;
+	event->message = (char *)message;
+	event->status = &status.msg;
+	m->listener(m->listener_arg, event);
+}
+
+static void tell(struct gw_machine *m, const char *kind, const char *message)
+{
+	Godwit__VmmEvent event = GODWIT__VMM_EVENT__INIT;
+
+	tell_event(m, kind, message, &event);
 }
 
 static void set_reason(struct gw_machine *m, const char *reason)
@@ -95,7 +114,7 @@ void gw_machine_end(struct gw_machine *m, int code, const char *reason)
 	m->ended = true;
 	if (reason != m->reason)
 		set_reason(m, reason);
-	tell(m, "shutdown", m->reason, NULL);
+	tell(m, "shutdown", m->reason);
 	(void)sd_event_exit(m->loop, code);
 }
 
@@ -105,6 +124,7 @@ static int reset_vm(struct gw_machine *m, bool run, struct gw_error *err)
 	int r;
 
 	gw_vm_stop(m->vm);
+	gw_vm_move_forget(m->move);
 	r = gw_vm_reset(m->vm, err);
 	if (r < 0) {
 		gw_error_wrap(err, "cannot start the VM again");
@@ -114,7 +134,7 @@ static int reset_vm(struct gw_machine *m, bool run, struct gw_error *err)
 	}
 	if (run)
 		gw_vm_run(m->vm);
-	tell(m, "reset", m->reason, NULL);
+	tell(m, "reset", m->reason);
 	return 0;
 }
 
@@ -165,10 +185,43 @@ static int on_move_news(sd_event_source *s, int fd, uint32_t revents, void *arg)
 
 static void on_progress(void *arg, const struct gw_move_progress *p)
 {
+	Godwit__VmmEvent event = GODWIT__VMM_EVENT__INIT;
 	Godwit__MoveProgress msg;
 
 	gw_vm_move_progress_msg(p, &msg);
-	tell(arg, "move", (char *)p->message, &msg);
+	event.move = &msg;
+	tell_event(arg, "move", p->message, &event);
+}
+
+static void on_saved(void *arg, const Godwit__SaveProgress *p)
+{
+	Godwit__VmmEvent event = GODWIT__VMM_EVENT__INIT;
+
+	event.save = (Godwit__SaveProgress *)p;
+	tell_event(arg, "save", p->message, &event);
+}
+
+/* What it waits for is worth more than a figure. */
+static void tell_stall(struct gw_machine *m, const Godwit__LoadProgress *p)
+{
+	bool stalled = !strcmp(p->phase, "stall");
+	char text[150];
+
+	if (stalled == m->stalled)
+		return;
+	m->stalled = stalled;
+	snprintf(text, sizeof(text), stalled ? "the VM stands still: %.120s" : "the VM goes on: its memory can be read again", p->message);
+	set_reason(m, stalled ? text : "");
+	tell(m, "warning", text);
+}
+
+static void on_loaded(void *arg, const Godwit__LoadProgress *p)
+{
+	Godwit__VmmEvent event = GODWIT__VMM_EVENT__INIT;
+
+	event.load = (Godwit__LoadProgress *)p;
+	tell_event(arg, "load", p->message, &event);
+	tell_stall(arg, p);
 }
 
 static int on_cleared(sd_event_source *s, uint64_t usec, void *arg)
@@ -183,7 +236,7 @@ static int on_cleared(sd_event_source *s, uint64_t usec, void *arg)
  */
 static void end_after_a_while(struct gw_machine *m)
 {
-	tell(m, "state", "moved away", NULL);
+	tell(m, "state", "moved away");
 	if (sd_event_add_time_relative(m->loop, NULL, CLOCK_MONOTONIC, CLEAR_AFTER_US, 0, on_cleared, m) < 0)
 		gw_machine_end(m, GW_EXIT_ENDED, "moved away");
 }
@@ -202,6 +255,9 @@ static void on_move_state(void *arg, enum gw_vm_move_state state, const char *wh
 		gw_error_log("the move failed: %s", m->reason);
 		gw_machine_end(m, GW_EXIT_FAILED, m->reason);
 		return;
+	case GW_VM_MOVE_SUSPENDED:
+		gw_machine_end(m, GW_EXIT_ENDED, m->reason);
+		return;
 	case GW_VM_MOVE_NONE:
 		(void)sd_event_source_set_enabled(m->events, SD_EVENT_ON);
 		break;
@@ -211,10 +267,10 @@ static void on_move_state(void *arg, enum gw_vm_move_state state, const char *wh
 	default:
 		break;
 	}
-	tell(m, "state", m->reason, NULL);
+	tell(m, "state", m->reason);
 }
 
-static const struct gw_vm_move_hooks move_hooks = { .progress = on_progress, .state = on_move_state };
+static const struct gw_vm_move_hooks move_hooks = { .progress = on_progress, .state = on_move_state, .saved = on_saved, .loaded = on_loaded };
 
 int gw_machine_new(const struct gw_options *options, sd_event *loop, struct gw_machine **ret, struct gw_error *err)
 {
@@ -277,7 +333,7 @@ void gw_machine_start(struct gw_machine *m)
 	if (m->options->config.incoming)
 		return;
 	gw_vm_run(m->vm);
-	tell(m, "state", "", NULL);
+	tell(m, "state", "");
 }
 
 /* Only while no move has the VM, and it is here at all. */
@@ -286,7 +342,8 @@ static int check_ours(const struct gw_machine *m, struct gw_error *err)
 	if (m->ended)
 		return gw_error_set(err, ESHUTDOWN, "the VM has ended");
 	if (gw_vm_move_busy(m->move))
-		return gw_error_set(err, EBUSY, "the VM is moving");
+		return gw_error_set(err, EBUSY, gw_vm_move_loading(m->move) ? "the VM's memory is still on its way from a repository" :
+				    gw_vm_move_state(m->move) == GW_VM_MOVE_SAVING ? "the VM is being saved" : "the VM is moving");
 	if (gw_vm_move_state(m->move) != GW_VM_MOVE_NONE)
 		return gw_error_set(err, EBUSY, "the VM is not here (yet)");
 	return 0;
@@ -300,7 +357,7 @@ int gw_machine_pause(struct gw_machine *m, struct gw_error *err)
 		return r;
 	gw_vm_stop(m->vm);
 	set_reason(m, "paused by request");
-	tell(m, "state", m->reason, NULL);
+	tell(m, "state", m->reason);
 	return 0;
 }
 
@@ -312,7 +369,7 @@ int gw_machine_resume(struct gw_machine *m, struct gw_error *err)
 		return r;
 	gw_vm_run(m->vm);
 	set_reason(m, "");
-	tell(m, "state", "", NULL);
+	tell(m, "state", "");
 	return 0;
 }
 
@@ -333,7 +390,7 @@ int gw_machine_power_button(struct gw_machine *m, struct gw_error *err)
 	if (m->ended)
 		return gw_error_set(err, ESHUTDOWN, "the VM has ended");
 	/* While it leaves, the button may still be pressed here; the guest then ends and so does the move. */
-	if (state != GW_VM_MOVE_NONE && state != GW_VM_MOVE_OUT)
+	if (state != GW_VM_MOVE_NONE && state != GW_VM_MOVE_OUT && state != GW_VM_MOVE_SAVING)
 		return gw_error_set(err, EBUSY, "the VM is not here (yet)");
 	gw_vm_power_button(m->vm);
 	return 0;
@@ -349,4 +406,18 @@ int gw_machine_digest(struct gw_machine *m, uint8_t digest[16], struct gw_error 
 		return gw_error_set(err, EBUSY, "the VM runs: its memory changes all the time; pause it first");
 	gw_ram_digest(gw_vm_ram(m->vm), digest);
 	return 0;
+}
+
+int gw_machine_balloon(struct gw_machine *m, uint64_t target, struct gw_balloon_info *ret, struct gw_error *err)
+{
+	struct gw_virtio *balloon = gw_vm_balloon(m->vm);
+	int r = target ? check_ours(m, err) : 0;
+
+	if (r == 0 && !balloon)
+		r = gw_error_set(err, EOPNOTSUPP, "the VM has no balloon");
+	if (r == 0 && target)
+		r = gw_balloon_set_target(balloon, target, err);
+	if (r == 0)
+		gw_balloon_info(balloon, ret);
+	return r;
 }

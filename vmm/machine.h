@@ -13,6 +13,7 @@
 #include "proto/vmm.pb-c.h"
 #include "vmm/options.h"
 
+struct gw_balloon_info;
 struct gw_machine;
 struct gw_vm;
 struct gw_vm_move;
@@ -41,11 +42,15 @@ int gw_machine_power_button(struct gw_machine *m, struct gw_error *err);
 void gw_machine_end(struct gw_machine *m, int code, const char *reason);
 /* Digest over all RAM; -EBUSY unless the VM is paused. */
 int gw_machine_digest(struct gw_machine *m, uint8_t digest[16], struct gw_error *err);
+/* How the balloon stands, after it has a new target unless that is 0. -EOPNOTSUPP: the VM has none; a target: -ERANGE, -EBUSY while a move has the VM. */
+int gw_machine_balloon(struct gw_machine *m, uint64_t target, struct gw_balloon_info *ret, struct gw_error *err);
 
 /* What is to be told; strings point into the machine and `move`, which the caller provides. */
 struct gw_machine_status {
 	Godwit__VmmStatus msg;
 	Godwit__MoveProgress move;
+	Godwit__SaveProgress save;
+	Godwit__LoadProgress load;
 };
 void gw_machine_status(struct gw_machine *m, bool with_resident, struct gw_machine_status *ret);
 

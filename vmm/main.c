@@ -16,6 +16,7 @@
 #include "lib/util.h"
 #include "vmm/control.h"
 #include "vmm/machine.h"
+#include "vmm/move.h"
 #include "vmm/options.h"
 #include "vmm/terminal.h"
 #include "vmm/vm.h"
@@ -57,6 +58,15 @@ static int on_quit(sd_event_source *s, int fd, uint32_t revents, void *arg)
 	return 0;
 }
 
+static int on_registers(sd_event_source *source, const struct signalfd_siginfo *info, void *arg)
+{
+	struct program *p = arg;
+
+	if (p->machine && !gw_vm_move_busy(gw_machine_move(p->machine)))
+		gw_vm_tell_registers(gw_machine_vm(p->machine));
+	return 0;
+}
+
 /* On the console's thread. */
 static void quit_typed(void *arg)
 {
@@ -75,6 +85,7 @@ static int block_signals(struct gw_error *err)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR1);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR)
 		return gw_error_errno(err, errno, "cannot set up signals");
 	return 0;
@@ -88,6 +99,8 @@ static int watch(struct program *p, struct gw_error *err)
 		r = sd_event_add_signal(p->loop, NULL, SIGINT, on_interrupt, p);
 	if (r >= 0)
 		r = sd_event_add_signal(p->loop, NULL, SIGHUP, on_interrupt, p);
+	if (r >= 0)
+		r = sd_event_add_signal(p->loop, NULL, SIGUSR1, on_registers, p);
 	p->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (r >= 0)
 		r = p->quit_fd < 0 ? -errno : sd_event_add_io(p->loop, NULL, p->quit_fd, EPOLLIN, on_quit, p);
@@ -157,6 +170,10 @@ int main(int argc, char **argv)
 		}
 	}
 	gw_control_free(p.control);
+	gw_terminal_restore();
+	/* vCPUs and devices may wait for memory that does not come any more, and must not find anything else in its place. */
+	if (p.machine && gw_vm_move_loading(gw_machine_move(p.machine)))
+		_exit(code);
 	gw_machine_free(p.machine);
 	gw_terminal_restore();
 	sd_event_unref(p.loop);

@@ -13,44 +13,31 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "migrate/move.h"
+#include "vmm/move-internal.h"
 #include "vmm/move-machine.h"
 #include "vmm/prefault.h"
 #include "vmm/talk.h"
 #include "vmm/vm.h"
 
-struct gw_vm_move {
-	struct gw_vm *vm;
-	struct gw_journal *journal; /* NULL for a VMM by hand */
-	const struct gw_vm_move_hooks *hooks;
-	void *arg;
-	int event_fd;
+void gw_vm_move_wake(struct gw_vm_move *mv)
+{
+	uint64_t one = 1;
 
-	/* Main thread only. */
-	struct gw_move *engine;
-	enum gw_vm_move_state state;
-	uint64_t epoch;
-	bool arriving;                 /* engine's thread: owned, and the source may not know yet */
-	bool ever;                     /* main thread: `shown` holds a move */
-	struct gw_move_progress shown; /* as last dispatched */
-
-	pthread_mutex_t lock;
-	struct gw_move_progress latest; /* under lock: from the engine's thread */
-	bool news;                      /* under lock */
-};
+	if (write(mv->event_fd, &one, sizeof(one)) < 0) {
+		/* Only when full: readable it is all the same. */
+	}
+}
 
 /* The engine's thread. What is not dispatched in time is overwritten; the last one stays. */
 static void take_progress(void *arg, const struct gw_move_progress *p)
 {
 	struct gw_vm_move *mv = arg;
-	uint64_t one = 1;
 
 	pthread_mutex_lock(&mv->lock);
 	mv->latest = *p;
 	mv->news = true;
 	pthread_mutex_unlock(&mv->lock);
-	if (write(mv->event_fd, &one, sizeof(one)) < 0) {
-		/* Only when full: readable it is all the same. */
-	}
+	gw_vm_move_wake(mv);
 }
 
 static struct gw_vm *vm_of(void *self)
@@ -215,6 +202,7 @@ void gw_vm_move_free(struct gw_vm_move *mv)
 	if (!mv)
 		return;
 	gw_move_free(mv->engine);
+	gw_vm_move_release_repo(mv);
 	gw_journal_close(mv->journal);
 	gw_closep(&mv->event_fd);
 	pthread_mutex_destroy(&mv->lock);
@@ -226,10 +214,15 @@ int gw_vm_move_fd(const struct gw_vm_move *mv)
 	return mv->event_fd;
 }
 
-static void set_state(struct gw_vm_move *mv, enum gw_vm_move_state state, const char *why)
+void gw_vm_move_set_state(struct gw_vm_move *mv, enum gw_vm_move_state state, const char *why)
 {
 	if (mv->state == state)
 		return;
+	/* A move needs the processor more, and finds its pages where they are; so does saving. */
+	if (state == GW_VM_MOVE_OUT || state == GW_VM_MOVE_SAVING)
+		gw_vm_share_pause(mv->vm);
+	else if (state == GW_VM_MOVE_NONE && (mv->state == GW_VM_MOVE_OUT || mv->state == GW_VM_MOVE_SAVING || mv->state == GW_VM_MOVE_IN_DOUBT))
+		gw_vm_share_resume(mv->vm);
 	mv->state = state;
 	mv->hooks->state(mv->arg, state, why);
 }
@@ -243,9 +236,9 @@ static void conclude(struct gw_vm_move *mv, const struct gw_move_progress *p)
 	mv->epoch = gw_move_epoch(mv->engine);
 	gw_move_free(gw_steal_ptr(&mv->engine));
 	if (p->phase == GW_MOVE_DONE)
-		set_state(mv, leaving ? GW_VM_MOVE_GONE : GW_VM_MOVE_NONE, "");
+		gw_vm_move_set_state(mv, leaving ? GW_VM_MOVE_GONE : GW_VM_MOVE_NONE, "");
 	else
-		set_state(mv, leaving ? GW_VM_MOVE_NONE : GW_VM_MOVE_GONE, p->message);
+		gw_vm_move_set_state(mv, leaving ? GW_VM_MOVE_NONE : GW_VM_MOVE_GONE, p->message);
 }
 
 void gw_vm_move_dispatch(struct gw_vm_move *mv)
@@ -261,6 +254,7 @@ void gw_vm_move_dispatch(struct gw_vm_move *mv)
 	news = mv->news;
 	mv->news = false;
 	pthread_mutex_unlock(&mv->lock);
+	gw_vm_move_dispatch_repo(mv);
 	if (!news || !mv->engine)
 		return;
 	mv->shown = p;
@@ -273,7 +267,7 @@ void gw_vm_move_dispatch(struct gw_vm_move *mv)
 		conclude(mv, &p);
 		break;
 	case GW_MOVE_DOUBT:
-		set_state(mv, GW_VM_MOVE_IN_DOUBT, p.message);
+		gw_vm_move_set_state(mv, GW_VM_MOVE_IN_DOUBT, p.message);
 		break;
 	default:
 		break;
@@ -313,7 +307,7 @@ static int fill_params(struct gw_move_params *p, ProtobufCBinaryData id, Protobu
 	return 0;
 }
 
-static struct gw_move_vm move_vm(struct gw_vm_move *mv)
+struct gw_move_vm gw_vm_move_handle(struct gw_vm_move *mv)
 {
 	return (struct gw_move_vm){
 		.ops = &vm_ops,
@@ -327,6 +321,8 @@ static int begin_out(struct gw_vm_move *mv, const Godwit__MoveOut *req, const in
 {
 	if (mv->state != GW_VM_MOVE_NONE)
 		return gw_error_set(err, EBUSY, "another move is under way");
+	if (mv->load)
+		return gw_error_set(err, EBUSY, "the VM's memory is still on its way from a repository");
 	if (req->epoch <= mv->epoch)
 		return gw_error_set(err, EINVAL, "epoch %llu is not past the present one, %llu", (unsigned long long)req->epoch,
 				    (unsigned long long)mv->epoch);
@@ -343,7 +339,7 @@ static int begin_out(struct gw_vm_move *mv, const Godwit__MoveOut *req, const in
 
 int gw_vm_move_out(struct gw_vm_move *mv, const Godwit__MoveOut *req, const int *fds, unsigned nfds, struct gw_error *err)
 {
-	struct gw_move_vm vm = move_vm(mv);
+	struct gw_move_vm vm = gw_vm_move_handle(mv);
 	struct gw_move_params p;
 	int r;
 
@@ -359,13 +355,13 @@ int gw_vm_move_out(struct gw_vm_move *mv, const Godwit__MoveOut *req, const int 
 	if (r < 0)
 		gw_talk_end();
 	else
-		set_state(mv, GW_VM_MOVE_OUT, "");
+		gw_vm_move_set_state(mv, GW_VM_MOVE_OUT, "");
 	return r;
 }
 
 int gw_vm_move_in(struct gw_vm_move *mv, const Godwit__MoveIn *req, const int *fds, unsigned nfds, struct gw_error *err)
 {
-	struct gw_move_vm vm = move_vm(mv);
+	struct gw_move_vm vm = gw_vm_move_handle(mv);
 	struct gw_move_params p;
 	int r;
 
@@ -381,12 +377,16 @@ int gw_vm_move_in(struct gw_vm_move *mv, const Godwit__MoveIn *req, const int *f
 	r = gw_move_destination_start(&p, &vm, mv->journal, take_progress, mv, &mv->engine, err);
 	OPENSSL_cleanse(p.secret, sizeof(p.secret));
 	if (r == 0)
-		set_state(mv, GW_VM_MOVE_IN, "");
+		gw_vm_move_set_state(mv, GW_VM_MOVE_IN, "");
 	return r;
 }
 
 int gw_vm_move_cancel(struct gw_vm_move *mv, struct gw_error *err)
 {
+	if (mv->save)
+		return gw_save_cancel(mv->save) < 0 ? gw_error_set(err, EBUSY, "too late: the snapshot is made") : 0;
+	if (mv->load)
+		return gw_load_cancel(mv->load) < 0 ? gw_error_set(err, EBUSY, "too late: the VM is here") : 0;
 	if (!mv->engine)
 		return gw_error_set(err, ENOENT, "no move is under way");
 	if (gw_move_cancel(mv->engine) < 0)
@@ -398,8 +398,10 @@ int gw_vm_move_cancel_wait(struct gw_vm_move *mv)
 {
 	if (mv->engine)
 		(void)gw_move_cancel(mv->engine);
+	if (mv->save)
+		(void)gw_save_cancel(mv->save);
 	/* Past COMMIT an answer or a doubt comes within seconds; before it, the engine ends at once. */
-	while (mv->engine && mv->state != GW_VM_MOVE_IN_DOUBT) {
+	while (mv->save || (mv->engine && mv->state != GW_VM_MOVE_IN_DOUBT)) {
 		gw_wait_fd(mv->event_fd, POLLIN, GW_NO_DEADLINE);
 		gw_vm_move_dispatch(mv);
 	}
@@ -420,7 +422,7 @@ enum gw_vm_move_state gw_vm_move_state(const struct gw_vm_move *mv)
 
 bool gw_vm_move_busy(const struct gw_vm_move *mv)
 {
-	return mv->engine != NULL;
+	return mv->engine || mv->save || mv->load;
 }
 
 uint64_t gw_vm_move_epoch(const struct gw_vm_move *mv)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Moves of this VMM's VM, away and in: joins the migration engine (migrate/) with the VM, its journal and the main loop.
+ * Moves of this VMM's VM, away and in, to and from hosts and repositories: joins the migration engine (migrate/) with the VM, its journal and the
+ * main loop.
  *
  * The engine works on threads of its own. What it has to tell is kept until the main loop, woken by gw_vm_move_fd(), calls
  * gw_vm_move_dispatch(), which calls the hooks: they always run on the main thread.
@@ -15,7 +16,9 @@
 #include <stdint.h>
 
 #include "lib/error.h"
+#include "migrate/load.h"
 #include "migrate/progress.h"
+#include "migrate/save.h"
 #include "proto/vmm.pb-c.h"
 
 struct gw_vm;
@@ -27,6 +30,8 @@ enum gw_vm_move_state {
 	GW_VM_MOVE_IN,       /* arriving: VMM_INCOMING */
 	GW_VM_MOVE_OUT,      /* leaving: VMM_MOVING */
 	GW_VM_MOVE_IN_DOUBT, /* VMM_DOUBT: paused until gw_vm_move_resolve() */
+	GW_VM_MOVE_SAVING,   /* to a repository: VMM_SAVING */
+	GW_VM_MOVE_SUSPENDED, /* it is a snapshot's: the process ends (VMM_ENDED) */
 	GW_VM_MOVE_GONE,     /* moved away, or the incoming move failed: the process ends (VMM_ENDED) */
 };
 
@@ -36,9 +41,12 @@ struct gw_vm_move_hooks {
 	/*
 	 * The state changed. NONE after OUT or DOUBT: the VM stayed (and runs, if it ran before); NONE after IN: the VM has arrived
 	 * and runs here (or stays paused); GONE: free everything and exit, with 0 when `why` is empty ("moved away")
-	 * and else with an error.
+	 * and else with an error. NONE after SAVING: the VM goes on as before.
 	 */
 	void (*state)(void *arg, enum gw_vm_move_state state, const char *why);
+	/* At least about five times a second, and once with the last phase. While its memory is fetched the VM is here already: the state is NONE. */
+	void (*saved)(void *arg, const Godwit__SaveProgress *p);
+	void (*loaded)(void *arg, const Godwit__LoadProgress *p);
 };
 
 /*
@@ -61,6 +69,17 @@ void gw_vm_move_dispatch(struct gw_vm_move *mv);
  */
 int gw_vm_move_out(struct gw_vm_move *mv, const Godwit__MoveOut *req, const int *fds, unsigned nfds, struct gw_error *err);
 int gw_vm_move_in(struct gw_vm_move *mv, const Godwit__MoveIn *req, const int *fds, unsigned nfds, struct gw_error *err);
+
+/* Begin and return, as above. -EBUSY, -EINVAL. */
+int gw_vm_move_save(struct gw_vm_move *mv, const Godwit__Save *req, struct gw_error *err);
+int gw_vm_move_load(struct gw_vm_move *mv, const Godwit__Load *req, struct gw_error *err);
+/* Memory is still on its way from a repository: threads may wait for it without end, and the VM can only go on or its process end at once. */
+bool gw_vm_move_loading(const struct gw_vm_move *mv);
+/* The VM is stopped, and begins anew: what is still on its way is not wanted any more. */
+void gw_vm_move_forget(struct gw_vm_move *mv);
+/* The running or last ones; false when there was none. Strings and bytes point into mv, until the next dispatch. */
+bool gw_vm_move_saved(const struct gw_vm_move *mv, Godwit__SaveProgress *ret);
+bool gw_vm_move_loaded(const struct gw_vm_move *mv, Godwit__LoadProgress *ret);
 
 /* Asks the move to end; the hooks tell when it has. -ENOENT: none is under way; -EBUSY: too late, COMMIT has left. */
 int gw_vm_move_cancel(struct gw_vm_move *mv, struct gw_error *err);

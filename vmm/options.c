@@ -27,6 +27,7 @@ enum {
 	OPT_NO_TTY,
 	OPT_DIRTY_BITMAP,
 	OPT_OVERCOMMIT,
+	OPT_NO_BALLOON,
 	OPT_DEBUG,
 };
 
@@ -41,6 +42,7 @@ static const struct argp_option argp_options[] = {
 	{ "net", OPT_NET, "tap=IF[,mac=M][,name=N]", 0, "network card at a tap interface; repeatable", 1 },
 	{ "name", OPT_NAME, "NAME", 0, "the VM's name (default: vm)", 1 },
 	{ "overcommit", OPT_OVERCOMMIT, NULL, 0, "more memory than the host has available is fine", 1 },
+	{ "no-balloon", OPT_NO_BALLOON, NULL, 0, "no balloon: the guest gives no memory back", 1 },
 	{ NULL, 0, NULL, 0, "The process:", 2 },
 	{ "control", OPT_CONTROL, "PATH", 0, "listen for requests at this UNIX socket", 2 },
 	{ "no-tty", OPT_NO_TTY, NULL, 0, "no console on standard input and output", 2 },
@@ -270,6 +272,9 @@ static int parse_process(struct gw_options *opts, int key, const char *arg, stru
 	case OPT_OVERCOMMIT:
 		opts->config.overcommit = true;
 		return 0;
+	case OPT_NO_BALLOON:
+		opts->config.no_balloon = true;
+		return 0;
 	case OPT_DEBUG:
 		opts->debug = true;
 		return 0;
@@ -308,7 +313,7 @@ void gw_options_parse(struct gw_options *opts, int argc, char **argv)
 	static const char doc[] =
 		"Runs one virtual machine on KVM.\v"
 		"The serial console is on the terminal: Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends Ctrl-A. SIGTERM presses the "
-		"power button, and a second one ends the VM.\n\n"
+		"power button, and a second one ends the VM; SIGUSR1 writes the registers of its vCPUs to the log.\n\n"
 		"Exit codes: 0 the guest powered off, was told to quit or moved away; 1 it could not start; 2 it could not go on; "
 		"3 the guest crashed.";
 	static const struct argp argp = { argp_options, parse_option, NULL, doc, NULL, NULL, NULL };

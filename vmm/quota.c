@@ -9,7 +9,7 @@
 #include "lib/clock.h"
 #include "lib/util.h"
 #include "vmm/kvm-dirty.h"
-#include "vmm/thread.h"
+#include "lib/thread.h"
 #include "vmm/vcpu.h"
 
 /* Short enough for a guest's answers to come in time, long against the cost of a hold: a signal and two switches a vCPU. */

@@ -10,7 +10,7 @@
 
 #include "lib/clock.h"
 #include "lib/util.h"
-#include "vmm/thread.h"
+#include "lib/thread.h"
 
 #define MAX_CLIENTS 16
 /* A pipe or terminal that polls as writable takes this much without blocking. */

@@ -172,8 +172,10 @@ int gw_vcpu_state_get(struct gw_vcpu *vcpu, const struct gw_vm_clock *clock, str
 	struct gw_vm *vm = gw_vcpu_vm(vcpu);
 	int r;
 
-	/* First: KVM settles pending INITs and SIPIs here, which changes the rest. */
+	/* First: KVM settles pending INITs and SIPIs here, and CR2 or DR6 of a pending exception there, which changes the rest. */
 	r = call(vcpu, KVM_GET_MP_STATE, &st->mp_state, "read the run state", err);
+	if (r == 0)
+		r = call(vcpu, KVM_GET_VCPU_EVENTS, &st->events, "read pending events", err);
 	if (r == 0)
 		r = call(vcpu, KVM_GET_REGS, &st->regs, "read registers", err);
 	if (r == 0)
@@ -188,8 +190,6 @@ int gw_vcpu_state_get(struct gw_vcpu *vcpu, const struct gw_vm_clock *clock, str
 		r = call(vcpu, KVM_GET_LAPIC, &st->lapic, "read the LAPIC", err);
 	if (r == 0)
 		r = gw_msrs_get(gw_vcpu_fd(vcpu), &vm->msr_list, &st->msrs, err);
-	if (r == 0)
-		r = call(vcpu, KVM_GET_VCPU_EVENTS, &st->events, "read pending events", err);
 	if (r == 0 && clock)
 		r = get_tsc(vcpu, clock, &st->tsc, err);
 	return r;

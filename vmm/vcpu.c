@@ -11,7 +11,7 @@
 #include "lib/util.h"
 #include "vmm/bus.h"
 #include "vmm/kvm-dirty.h"
-#include "vmm/thread.h"
+#include "lib/thread.h"
 #include "vmm/vm-internal.h"
 
 /* The first real-time signals belong to the C library and to tools (valgrind, sanitizers). */

@@ -8,6 +8,7 @@
 #include <assert.h>
 
 #include "lib/util.h"
+#include "vmm/balloon.h"
 #include "vmm/blk.h"
 #include "vmm/console.h"
 #include "vmm/net.h"
@@ -22,8 +23,9 @@ enum {
 	SLOT_CONSOLE = 2,
 	SLOT_NET = 3,
 	SLOT_DISK = SLOT_NET + GW_MAX_NETS,
+	SLOT_BALLOON = SLOT_DISK + GW_MAX_DISKS,
 };
-static_assert(SLOT_DISK + GW_MAX_DISKS <= GW_PCI_SLOTS, "all devices have a slot");
+static_assert(SLOT_BALLOON < GW_PCI_SLOTS, "all devices have a slot");
 
 /* Puts a new device on the bus and the list; frees it when that fails. */
 static int add(struct gw_vm *vm, struct gw_virtio *vd, unsigned slot, struct gw_error *err)
@@ -75,6 +77,11 @@ int gw_virtio_devices_create(struct gw_vm *vm, const struct gw_vm_config *config
 		r = gw_console_new(host, &vd, err);
 	if (r == 0)
 		r = add(vm, vd, SLOT_CONSOLE, err);
+	if (r == 0 && !config->no_balloon) {
+		r = gw_balloon_new(host, &vd, err);
+		if (r == 0)
+			r = add(vm, vd, SLOT_BALLOON, err);
+	}
 	return r;
 }
 
@@ -83,4 +90,9 @@ struct gw_blk *gw_vm_disk(struct gw_vm *vm, unsigned index)
 	struct gw_virtio *vd = index < GW_MAX_DISKS ? gw_virtio_pci_at(gw_vm_pci(vm), SLOT_DISK + index) : NULL;
 
 	return vd ? gw_blk_from_virtio(vd) : NULL;
+}
+
+struct gw_virtio *gw_vm_balloon(struct gw_vm *vm)
+{
+	return gw_virtio_pci_at(gw_vm_pci(vm), SLOT_BALLOON);
 }

@@ -6,6 +6,7 @@
 #include "lib/error.h"
 
 struct gw_blk;
+struct gw_virtio;
 struct gw_vm;
 struct gw_vm_config;
 
@@ -17,5 +18,8 @@ int gw_virtio_devices_create(struct gw_vm *vm, const struct gw_vm_config *config
 
 /* Disk `index` in the order of the configuration, or NULL. */
 struct gw_blk *gw_vm_disk(struct gw_vm *vm, unsigned index);
+
+/* The balloon (vmm/balloon.h), or NULL. */
+struct gw_virtio *gw_vm_balloon(struct gw_vm *vm);
 
 #endif

@@ -21,7 +21,7 @@
 #include "vmm/state.h"
 #include "vmm/virtqueue.h"
 
-#define GW_VIRTIO_MAX_QUEUES 3
+#define GW_VIRTIO_MAX_QUEUES 5
 #define GW_VIRTIO_NO_VECTOR 0xffff
 
 struct gw_io_source;

@@ -41,6 +41,7 @@ struct gw_vm {
 	uint32_t tsc_khz;           /* of the guest */
 	struct gw_dirty_ring *ring;     /* one of these two */
 	struct gw_dirty_bitmap *bitmap;
+	struct gw_sharer *sharer;       /* once pages are shared; set by the main thread alone, atomic */
 	struct gw_quota *quota;         /* while vCPUs are slowed */
 	struct gw_serial *serial;
 	struct gw_pm *pm;
@@ -53,7 +54,7 @@ struct gw_vm {
 	struct gw_vm_state *initial;
 
 	pthread_mutex_t life_lock; /* gw_vm_stop, gw_vm_run and what may only be done in between */
-	bool running;              /* under life_lock */
+	bool running;              /* changed under life_lock, atomic */
 	bool held;                 /* under life_lock: devices with outside effects wait for gw_vm_release() */
 	bool stopped_before;       /* under life_lock: vCPUs ran and were stopped; kvmclock must be told */
 

@@ -242,6 +242,7 @@ void gw_vm_teardown(struct gw_vm *vm)
 
 		dev->ops->free(dev->self);
 	}
+	gw_sharer_free(vm->sharer);
 	gw_vcpus_free(vm->vcpus);
 	gw_dirty_ring_free(vm->ring);
 	gw_dirty_bitmap_free(vm->bitmap);

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "lib/log.h"
 #include "lib/util.h"
@@ -129,7 +128,7 @@ void gw_vm_stop(struct gw_vm *vm)
 			if (vm->devices[i].ops->quiesce)
 				vm->devices[i].ops->quiesce(vm->devices[i].self);
 		}
-		vm->running = false;
+		__atomic_store_n(&vm->running, false, __ATOMIC_RELEASE);
 		vm->stopped_before = true;
 	}
 	pthread_mutex_unlock(&vm->life_lock);
@@ -156,7 +155,7 @@ static void run(struct gw_vm *vm, bool held)
 		vm->held = held;
 		for (unsigned i = 0; vm->stopped_before && i < vm->config->cpus; i++)
 			gw_vcpu_note_pause(gw_vcpus_get(vm->vcpus, i));
-		vm->running = true;
+		__atomic_store_n(&vm->running, true, __ATOMIC_RELEASE);
 		if (vm->event_loaded)
 			gw_vm_post_event(vm, vm->event, vm->event_reason);
 		vm->event_loaded = false;
@@ -200,13 +199,8 @@ void gw_vm_slow(struct gw_vm *vm, unsigned percent)
 
 bool gw_vm_running(const struct gw_vm *vm)
 {
-	struct gw_vm *v = (struct gw_vm *)vm;
-	bool running;
-
-	pthread_mutex_lock(&v->life_lock);
-	running = v->running;
-	pthread_mutex_unlock(&v->life_lock);
-	return running;
+	/* Without the lock: a stop may take as long as memory is on its way that the VM waits for, and the main thread asks this. */
+	return __atomic_load_n(&vm->running, __ATOMIC_ACQUIRE);
 }
 
 static int save_section(struct gw_vm *vm, struct gw_state_writer *w, struct gw_error *err)
@@ -340,8 +334,9 @@ static void clear_ram(struct gw_ram *ram)
 	const struct gw_ram_region *regions = gw_ram_regions(ram, &count);
 
 	for (unsigned i = 0; i < count; i++) {
-		if (madvise(regions[i].hva, regions[i].size, MADV_DONTNEED) < 0)
-			memset(regions[i].hva, 0, regions[i].size);
+		if (gw_ram_discard(ram, regions[i].gpa, regions[i].size) == 0)
+			continue;
+		memset(regions[i].hva, 0, regions[i].size);
 		gw_ram_mark_dirty(ram, regions[i].gpa, regions[i].size);
 	}
 }

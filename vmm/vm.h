@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "lib/buf.h"
+#include "ksm/sharer.h"
 #include "lib/error.h"
 #include "lib/ram/dirty.h"
 #include "lib/ram/ram.h"
@@ -66,6 +67,7 @@ struct gw_vm_config {
 	bool incoming;     /* do not boot: a move brings everything */
 	bool dirty_bitmap; /* use the bitmap even where the dirty ring exists */
 	bool overcommit;   /* more memory than the host has available is fine */
+	bool no_balloon;   /* no virtio-balloon */
 };
 
 /* Builds the VM, its vCPUs and devices, all stopped. Without config->incoming the kernel is loaded. Borrows config. */
@@ -74,6 +76,18 @@ void gw_vm_free(struct gw_vm *vm);
 
 /* Parts, for devices. */
 const struct gw_vm_config *gw_vm_config(const struct gw_vm *vm);
+/*
+ * Begins to share identical pages with other VMs through the page-store daemon at the other end of `fd` (taken), or goes on with another session.
+ * `config` counts the first time. -EPERM or -ENOSYS when the host does not allow safe merging. Main thread only, as the next two.
+ */
+int gw_vm_share(struct gw_vm *vm, const struct gw_sharer_config *config, int fd, struct gw_error *err);
+/* False when it never shared. */
+bool gw_vm_share_stats(const struct gw_vm *vm, struct gw_sharer_stats *ret);
+/* No page is exchanged between the two calls. */
+void gw_vm_share_pause(struct gw_vm *vm);
+void gw_vm_share_resume(struct gw_vm *vm);
+/* A disk's content came into guest RAM. Any thread. */
+void gw_vm_note_disk_read(struct gw_vm *vm, uint64_t gpa, uint64_t len);
 struct gw_ram *gw_vm_ram(struct gw_vm *vm);
 struct gw_bus *gw_vm_mmio(struct gw_vm *vm);
 struct gw_bus *gw_vm_pio(struct gw_vm *vm);
@@ -97,6 +111,8 @@ void gw_vm_run(struct gw_vm *vm);
 void gw_vm_run_held(struct gw_vm *vm);
 void gw_vm_release(struct gw_vm *vm);
 bool gw_vm_running(const struct gw_vm *vm);
+/* Logs each vCPU's registers and the top of its stack, for a person; the VM stands still meanwhile. Main thread only. */
+void gw_vm_tell_registers(struct gw_vm *vm);
 /* Holds vCPUs that write memory for so many percent of the time (vmm/quota.h); 0 ends it. From the engine's thread. */
 void gw_vm_slow(struct gw_vm *vm, unsigned percent);
 

@@ -15,6 +15,14 @@ RELAXED = ((40, 3000), (80, 60000))
 BANDWIDTH = 10 << 30
 
 
+# One guest of many in a host, with a tap of its own on br0; KSM may merge its memory (Debian's QEMU advises it so by default).
+QEMU_GUEST = """ip tuntap add dtap{i} mode tap vnet_hdr; ip link set dtap{i} master br0; ip link set dtap{i} up
+qemu-system-x86_64 -M q35,accel=kvm,mem-merge=on -cpu host -m {memory}M -smp 1 -nodefaults -display none -no-user-config -kernel {kernel} -initrd {initrd} \
+	-append '{cmdline}' -serial file:/tmp/dup-console{i} -netdev tap,id=n0,ifname=dtap{i},script=no,downscript=no \
+	-device virtio-net-pci,netdev=n0,mac={mac},romfile= -device virtio-rng-pci -device virtio-balloon-pci,free-page-reporting=on \
+	-drive file={disk},format=raw,if=none,id=d0,cache=none -device virtio-blk-pci,drive=d0 -daemonize"""
+
+
 class QmpError(Exception):
     pass
 

@@ -3,6 +3,7 @@
 #include "lib/ram/ram.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <xxhash.h>
@@ -15,7 +16,26 @@ struct gw_ram {
 	uint64_t pages;
 	uint64_t *log;     /* one bit a page; written with atomic OR by device threads */
 	bool logging;      /* atomic */
+	uint16_t *io;      /* requests in flight a page; atomic */
+	uint64_t *io_ended; /* one bit a page; atomic */
+	pthread_mutex_t layout;
+	uint64_t *backed;  /* one bit a page; written under layout */
 };
+
+/* Both are advice: kernels without THP refuse it, and core dumps work all the same. */
+void gw_ram_advise(void *p, size_t size)
+{
+	(void)madvise(p, size, MADV_HUGEPAGE);
+	(void)madvise(p, size, MADV_DONTDUMP);
+}
+
+int gw_ram_map_anonymous(uint8_t *hva, size_t len)
+{
+	if (mmap(hva, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return -errno;
+	gw_ram_advise(hva, len);
+	return 0;
+}
 
 static int add_region(struct gw_ram *ram, uint64_t gpa, uint64_t size, struct gw_error *err)
 {
@@ -33,9 +53,7 @@ static int add_region(struct gw_ram *ram, uint64_t gpa, uint64_t size, struct gw
 		munmap(p, (size_t)(r->hva - (uint8_t *)p));
 	if (huge - (size_t)(r->hva - (uint8_t *)p) > 0)
 		munmap(r->hva + size, huge - (size_t)(r->hva - (uint8_t *)p));
-	/* Both are advice: kernels without THP refuse it, and core dumps work all the same. */
-	(void)madvise(r->hva, size, MADV_HUGEPAGE);
-	(void)madvise(r->hva, size, MADV_DONTDUMP);
+	gw_ram_advise(r->hva, size);
 	r->gpa = gpa;
 	r->size = size;
 	r->first_page = ram->pages;
@@ -55,12 +73,16 @@ int gw_ram_new(uint64_t size, uint64_t hole_start, uint64_t hole_end, struct gw_
 	ram = calloc(1, sizeof(*ram));
 	if (!ram)
 		return gw_error_set(err, ENOMEM, "out of memory");
+	pthread_mutex_init(&ram->layout, NULL);
 	r = add_region(ram, 0, GW_MIN(size, hole_start), err);
 	if (r == 0 && size > hole_start)
 		r = add_region(ram, hole_end, size - hole_start, err);
 	if (r == 0) {
 		ram->log = calloc(gw_ram_bitmap_words(ram), sizeof(uint64_t));
-		if (!ram->log)
+		ram->backed = calloc(gw_ram_bitmap_words(ram), sizeof(uint64_t));
+		ram->io_ended = calloc(gw_ram_bitmap_words(ram), sizeof(uint64_t));
+		ram->io = calloc(ram->pages, sizeof(*ram->io));
+		if (!ram->log || !ram->backed || !ram->io || !ram->io_ended)
 			r = gw_error_set(err, ENOMEM, "out of memory");
 	}
 	if (r < 0) {
@@ -77,7 +99,11 @@ void gw_ram_free(struct gw_ram *ram)
 		return;
 	for (unsigned i = 0; i < ram->count; i++)
 		munmap(ram->regions[i].hva, ram->regions[i].size);
+	pthread_mutex_destroy(&ram->layout);
 	free(ram->log);
+	free(ram->backed);
+	free(ram->io);
+	free(ram->io_ended);
 	free(ram);
 }
 
@@ -231,6 +257,151 @@ void gw_ram_log_peek(struct gw_ram *ram, uint64_t *bitmap)
 
 	for (size_t i = 0; i < words; i++)
 		bitmap[i] |= __atomic_load_n(&ram->log[i], __ATOMIC_ACQUIRE);
+}
+
+/* Page indexes of a range of RAM; false when it is none. */
+static bool page_range(const struct gw_ram *ram, uint64_t gpa, uint64_t len, uint64_t *first, uint64_t *last)
+{
+	const struct gw_ram_region *r = find_gpa(ram, gpa, len);
+
+	if (!r)
+		return false;
+	*first = r->first_page + ((gpa - r->gpa) >> GW_PAGE_SHIFT);
+	*last = r->first_page + ((gpa - r->gpa + len - 1) >> GW_PAGE_SHIFT);
+	return true;
+}
+
+void gw_ram_io_begin(struct gw_ram *ram, uint64_t gpa, uint64_t len)
+{
+	uint64_t page, last;
+
+	/* Sequentially consistent: either the merger sees the count, or the request's pages are pinned after it has protected them. */
+	if (page_range(ram, gpa, len, &page, &last)) {
+		for (; page <= last; page++)
+			__atomic_fetch_add(&ram->io[page], 1, __ATOMIC_SEQ_CST);
+	}
+}
+
+void gw_ram_io_end(struct gw_ram *ram, uint64_t gpa, uint64_t len)
+{
+	uint64_t page, last;
+
+	if (page_range(ram, gpa, len, &page, &last)) {
+		for (; page <= last; page++) {
+			__atomic_fetch_or(&ram->io_ended[page / 64], 1ull << (page % 64), __ATOMIC_RELAXED);
+			__atomic_fetch_sub(&ram->io[page], 1, __ATOMIC_RELEASE);
+		}
+	}
+}
+
+void gw_ram_io_take(struct gw_ram *ram, uint64_t first, uint64_t count, uint64_t *bitmap)
+{
+	for (uint64_t page = first; page < first + count; page++) {
+		uint64_t *word = &ram->io_ended[page / 64], bit = 1ull << (page % 64);
+
+		if (!__atomic_load_n(word, __ATOMIC_RELAXED)) {
+			page |= 63; /* nothing in all of this word */
+			continue;
+		}
+		if (__atomic_load_n(word, __ATOMIC_RELAXED) & bit) {
+			__atomic_fetch_and(word, ~bit, __ATOMIC_ACQUIRE);
+			bitmap[(page - first) / 64] |= 1ull << ((page - first) % 64);
+		}
+	}
+}
+
+bool gw_ram_io_busy(const struct gw_ram *ram, uint64_t index)
+{
+	return __atomic_load_n(&ram->io[index], __ATOMIC_SEQ_CST) != 0;
+}
+
+void gw_ram_layout_lock(struct gw_ram *ram)
+{
+	pthread_mutex_lock(&ram->layout);
+}
+
+void gw_ram_layout_unlock(struct gw_ram *ram)
+{
+	pthread_mutex_unlock(&ram->layout);
+}
+
+const uint64_t *gw_ram_backed(const struct gw_ram *ram)
+{
+	return ram->backed;
+}
+
+bool gw_ram_is_backed(const struct gw_ram *ram, uint64_t index)
+{
+	return __atomic_load_n(&ram->backed[index / 64], __ATOMIC_RELAXED) >> (index % 64) & 1;
+}
+
+void gw_ram_set_backed(struct gw_ram *ram, uint64_t index, uint64_t count, bool backed)
+{
+	for (; count > 0; index++, count--) {
+		uint64_t bit = 1ull << (index % 64);
+
+		/* Others read the words meanwhile, never two write them. */
+		if (backed)
+			__atomic_store_n(&ram->backed[index / 64], ram->backed[index / 64] | bit, __ATOMIC_RELAXED);
+		else
+			__atomic_store_n(&ram->backed[index / 64], ram->backed[index / 64] & ~bit, __ATOMIC_RELAXED);
+	}
+}
+
+bool gw_page_is_zero(const void *page)
+{
+	const uint64_t *p = page;
+	uint64_t any = p[0] | p[511];
+
+	/* Most pages that are not zero show it in their first line. */
+	for (int i = 0; i < 512 && any == 0; i += 16) {
+		for (int k = 0; k < 16; k++)
+			any |= p[i + k];
+	}
+	return any == 0;
+}
+
+/* Frees pages [index, index + count), all backed or none. */
+static int free_pages(struct gw_ram *ram, uint64_t index, uint64_t count, bool backed)
+{
+	uint8_t *hva = gw_ram_page(ram, index);
+	size_t len = (size_t)count << GW_PAGE_SHIFT;
+	int r;
+
+	if (!backed)
+		return madvise(hva, len, MADV_DONTNEED) < 0 ? -errno : 0;
+	/* Without what was written to it a page of a file would show the file's content again. */
+	r = gw_ram_map_anonymous(hva, len);
+	if (r == 0)
+		gw_ram_set_backed(ram, index, count, false);
+	return r;
+}
+
+/* The only place that frees pages of guest RAM for the guest. */
+int gw_ram_discard(struct gw_ram *ram, uint64_t gpa, uint64_t len)
+{
+	uint64_t first, last, count;
+	int r = 0;
+
+	if ((gpa | len) % GW_PAGE_SIZE)
+		return -EINVAL;
+	if (!page_range(ram, gpa, len, &first, &last))
+		return -EFAULT;
+	gw_ram_layout_lock(ram);
+	for (; first <= last && r == 0; first += count) {
+		bool backed = gw_ram_is_backed(ram, first);
+
+		for (count = 1; first + count <= last && gw_ram_is_backed(ram, first + count) == backed; count++)
+			;
+		r = free_pages(ram, first, count, backed);
+	}
+	gw_ram_layout_unlock(ram);
+	/*
+	 * Marked after, as any write is. A migration that took a mark made before could still read the old content, and nothing would tell it of
+	 * the discard; now what it read before the discard is told by this mark, and what it reads after it are the zeros.
+	 */
+	gw_ram_mark_dirty(ram, gpa, len);
+	return r;
 }
 
 void gw_ram_digest(const struct gw_ram *ram, uint8_t digest[16])

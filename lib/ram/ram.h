@@ -63,11 +63,50 @@ uint64_t gw_ram_log_take(struct gw_ram *ram, uint64_t *bitmap);
 /* The same without taking: a later take tells them again. */
 void gw_ram_log_peek(struct gw_ram *ram, uint64_t *bitmap);
 
+/*
+ * In-flight I/O. Whoever lets the kernel write guest RAM behind the page tables (O_DIRECT, io_uring, anything that pins pages) calls
+ * gw_ram_io_begin() before it submits and gw_ram_io_end() after the last byte has arrived. A page that is busy is not replaced by another
+ * copy of its content: bytes written to the old copy would be lost. Ranges that are not RAM are ignored.
+ */
+void gw_ram_io_begin(struct gw_ram *ram, uint64_t gpa, uint64_t len);
+void gw_ram_io_end(struct gw_ram *ram, uint64_t gpa, uint64_t len);
+/* Whether I/O is in flight for the page. Pairs with gw_ram_io_begin(): ask after the page was write-protected. */
+bool gw_ram_io_busy(const struct gw_ram *ram, uint64_t index);
+/*
+ * ORs into `bitmap` (bit 0 for page `first`) those of `count` pages for which I/O has ended since the last call: page tables do not tell what
+ * was written to pinned pages.
+ */
+void gw_ram_io_take(struct gw_ram *ram, uint64_t first, uint64_t count, uint64_t *bitmap);
+
+/*
+ * Backed pages map a file (an overlay of the page store) in place of anonymous memory: giving such a page back by MADV_DONTNEED would
+ * bring the file's content back. One bit a page; changed only with the layout lock held, which whoever maps or unmaps guest RAM holds.
+ */
+void gw_ram_layout_lock(struct gw_ram *ram);
+void gw_ram_layout_unlock(struct gw_ram *ram);
+const uint64_t *gw_ram_backed(const struct gw_ram *ram);
+/* Huge pages, and no part in core dumps: how guest RAM is advised. */
+void gw_ram_advise(void *p, size_t size);
+/* Maps fresh anonymous memory, advised like the rest of guest RAM, over [hva, hva + len). 0 or -errno. Under the layout lock. */
+int gw_ram_map_anonymous(uint8_t *hva, size_t len);
+bool gw_ram_is_backed(const struct gw_ram *ram, uint64_t index);
+void gw_ram_set_backed(struct gw_ram *ram, uint64_t index, uint64_t count, bool backed);
+
+/* True when all 4096 bytes are zero. The page may change meanwhile: the answer then holds for no moment. */
+bool gw_page_is_zero(const void *page);
+
 /* 64-bit words that a bitmap over all pages needs. */
 static inline size_t gw_ram_bitmap_words(const struct gw_ram *ram)
 {
 	return (size_t)((gw_ram_pages(ram) + 63) / 64);
 }
+
+/*
+ * Gives the pages of [gpa, gpa + len) back to the host; the guest finds zeros there. That is a write, and is in the log when this returns: before
+ * the guest is told. -EINVAL unless gpa and len are multiples of 4096, -EFAULT unless all of it is RAM of one region; nothing is freed then.
+ * Other errors are the host's, and leave each page as it was or freed.
+ */
+int gw_ram_discard(struct gw_ram *ram, uint64_t gpa, uint64_t len);
 
 /* 128-bit digest over all RAM (XXH3-128 of every page in index order): equality of two hosts' copies. */
 void gw_ram_digest(const struct gw_ram *ram, uint8_t digest[16]);

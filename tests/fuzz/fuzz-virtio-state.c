@@ -8,6 +8,7 @@
 #include "lib/buf.h"
 #include "lib/util.h"
 #include "tests/unit/virtio-guest.h"
+#include "vmm/balloon.h"
 #include "vmm/blk.h"
 #include "vmm/console.h"
 #include "vmm/iothread.h"
@@ -16,7 +17,7 @@
 #include "vmm/vm.h"
 
 #define FIRST_SLOT 1
-#define DEVICES 3
+#define DEVICES 4
 
 static struct fake_host *fake;
 static struct gw_device devices[DEVICES];
@@ -67,6 +68,9 @@ static void set_up(void)
 	if (gw_console_new(&fake->host, &vd, NULL) < 0)
 		abort();
 	attach(vd, 2);
+	if (gw_balloon_new(&fake->host, &vd, NULL) < 0)
+		abort();
+	attach(vd, 3);
 	for (unsigned i = 0; i < DEVICES; i++) {
 		if (!guest_start(&guests[i], fake, FIRST_SLOT + i, UINT64_MAX))
 			abort();

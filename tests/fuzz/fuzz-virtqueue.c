@@ -14,6 +14,7 @@
 #include "lib/buf.h"
 #include "lib/util.h"
 #include "tests/unit/virtio-guest.h"
+#include "vmm/balloon.h"
 #include "vmm/blk.h"
 #include "vmm/console.h"
 #include "vmm/iothread.h"
@@ -23,7 +24,8 @@
 #include "vmm/vm.h"
 
 #define FIRST_SLOT 1
-#define DEVICES 4
+#define DEVICES 5
+#define BALLOON 4
 #define DATA 0x200000ull
 #define DATA_MASK 0x3ffffull
 
@@ -68,6 +70,9 @@ static void set_up(void)
 	if (gw_console_new(&fake->host, &vd, NULL) < 0)
 		abort();
 	attach(vd, 3);
+	if (gw_balloon_new(&fake->host, &vd, NULL) < 0)
+		abort();
+	attach(vd, BALLOON);
 }
 
 struct input {
@@ -171,6 +176,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		}
 		guest_kick(&g, queue);
 		sync_devices();
+		if (which == BALLOON) {
+			struct gw_balloon_info info;
+
+			gw_balloon_info(devices[BALLOON].self, &info);
+		}
 		while (guest_used_now(&g, queue, NULL, NULL) && g.q[queue].last_used % 64)
 			;
 		drain_wire();

@@ -25,6 +25,9 @@ key = /etc/godwit/{host}.key
 
 [peers]
 {peers}
+
+[share]
+enable = {share}
 """
 
 
@@ -34,10 +37,10 @@ class Failed(Exception):
 
 class Cluster:
     """godwitd on each host, with certificates of one CA. `bin` is the build whose `godwit` makes the certificates. What an earlier
-    test left in the hosts is gone first."""
+    test left in the hosts is gone first. VMs share memory only when asked for: it costs the small hosts time."""
 
-    def __init__(self, lab, hosts=("h1", "h2"), bin=TOP / "build/bin", failpoints=""):
-        self.lab, self.hosts, self.bin = lab, hosts, Path(bin)
+    def __init__(self, lab, hosts=("h1", "h2"), bin=TOP / "build/bin", failpoints="", share=False):
+        self.lab, self.hosts, self.bin, self.sharing = lab, hosts, Path(bin), share
         self._make_certificates()
         self.start_over(failpoints)
 
@@ -55,7 +58,7 @@ class Cluster:
             for host in self.hosts:
                 self._pki("issue", "--dir", work, "--ip", self.ip(host), host)
                 peers = "\n".join(f"{h} = {self.ip(h)}:7410" for h in self.hosts if h != host)
-                Path(work, "godwitd.conf").write_text(CONFIG.format(host=host, peers=peers))
+                Path(work, "godwitd.conf").write_text(CONFIG.format(host=host, peers=peers, share="yes" if self.sharing else "no"))
                 self.lab.put(host, f"{work}/ca.crt", f"{work}/{host}.crt", f"{work}/{host}.key", f"{work}/godwitd.conf", "/etc/godwit")
 
     def _pki(self, *words):

@@ -226,7 +226,7 @@ class Tests:
 # What VMMs and guests do, before the next test removes them. Twice the threads' CPU time (ticks) and KVM's counters: what stands still and what
 # does not.
 _EVIDENCE = """
-mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+grep -q debugfs /proc/mounts || mount -t debugfs debugfs /sys/kernel/debug
 for pid in $(pidof godwit-vmm); do
     for i in 1 2; do
         for counter in exits halt_exits halt_wakeup irq_injections mmio_exits; do
@@ -235,11 +235,12 @@ for pid in $(pidof godwit-vmm); do
         for task in /proc/$pid/task/*; do
             echo "$(cat $task/comm) $(cat $task/wchan) $(cut -d ' ' -f 3,14,15 $task/stat)"
         done
+        kill -USR1 $pid # registers go to its log
         sleep 1
     done
 done
 for vm in $(ls /var/lib/godwit/vms 2> /dev/null); do
-    echo "== log and console of $vm"; tail -n 20 /var/lib/godwit/vms/$vm/vmm.log
+    echo "== log and console of $vm"; tail -n 40 /var/lib/godwit/vms/$vm/vmm.log
     sleep 2 | timeout 5 godwit console $vm | tail -c 2000
 done
 """

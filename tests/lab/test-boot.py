@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Unmodified distribution kernels boot in godwit-vmm, with several vCPUs and sizes of memory, by both boot protocols, with disk and
-network, and end when the guest powers off or reboots."""
+network, give memory back by their balloon, and end when the guest powers off or reboots."""
 
+import json
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from cluster import Cluster, Guest  # noqa: E402
 from labtest import Lab, Tests, guest, wait_for  # noqa: E402
 
 tests = Tests()
@@ -136,6 +138,63 @@ def root_on_a_disk_with_shell_and_redis(lab):
     finally:
         vm.end()
         lab.sh("h1", "ip tuntap del tap0 mode tap; rm -f /srv/*.ext4", check=False)
+
+
+@tests.test
+def the_balloon_gives_memory_back(lab):
+    """Linux reports free pages by itself, follows a target down and up, and tells how it uses its memory."""
+    mib = 1 << 20
+    cluster = Cluster(lab, hosts=("h1",))
+    cluster.create("h1", Guest(lab, hosts=("h1",), name="vm", memory_mib=256).vm_file())
+    cluster.godwit("h1", "start", "vm")
+    lab.sh("h1", "rm -f /tmp/in; mkfifo /tmp/in; sleep 1000 > /tmp/in & echo $! > /tmp/feeder")
+    console = lab.background("h1", f"godwit console vm < /tmp/in > {CONSOLE}")
+
+    def said(text):
+        return lambda: text in lab.sh("h1", f"cat {CONSOLE}", check=False).stdout
+
+    def balloon(*options):
+        return json.loads(cluster.godwit("h1", "balloon", "vm", "--json", *options).stdout)
+
+    def resident():
+        return int(lab.sh("h1", "grep ^Rss: /proc/$(pidof godwit-vmm)/smaps_rollup").stdout.split()[1]) * 1024
+
+    def at_target(target):
+        def reached():
+            status = balloon()
+            return status if status["actual"] == status["target"] == target else None
+        return reached
+
+    try:
+        wait_for(said("GUEST-READY"), 90, "the guest is ready", poll=0.2)
+        wait_for(lambda: balloon()["driver"], 30, "the guest drives its balloon")
+        lab.sh("h1", "echo 'dd if=/dev/zero of=/tmp/fill bs=1M count=64 2> /dev/null; echo filled-$((40+2))' > /tmp/in")
+        wait_for(said("filled-42"), 60, "64 MiB are filled", poll=0.2)
+        full, reported = resident(), balloon()["reported"]
+        lab.sh("h1", "echo 'rm /tmp/fill' > /tmp/in")
+        wait_for(lambda: resident() <= full - 40 * mib, 60, "free memory goes back", poll=0.5)
+        assert balloon()["reported"] >= reported + 40 * mib
+
+        # The guest's figures are up to a second older than the answer that brings them.
+        roomy = wait_for(lambda: (m := balloon()["memory"]) and m["free"] > 100 * mib and m["free"], 30, "the guest tells of free memory", poll=0.5)
+        status = balloon("--target", "160M")
+        assert status["target"] == 160 * mib, status
+        status = wait_for(at_target(160 * mib), 60, "the balloon is filled", poll=0.5)
+        assert cluster.show("h1", "vm")["balloon"] == 96 * mib
+        memory = status["memory"]
+        assert 0 < memory["free"] < memory["total"] <= 256 * mib and memory["minor_faults"] > 0 and memory["age_ms"] < 60000, memory
+        taken = wait_for(lambda: (f := balloon()["memory"]["free"]) < roomy - 64 * mib and f, 30, "the guest tells of less memory", poll=0.5)
+        assert resident() <= 160 * mib + 32 * mib, "the host still has what the guest gave away"
+        balloon("--target", "256M")
+        wait_for(at_target(256 * mib), 60, "the balloon is empty", poll=0.5)
+        wait_for(lambda: balloon()["memory"]["free"] > taken + 64 * mib, 30, "the guest tells of more memory", poll=0.5)
+        refused = cluster.godwit("h1", "balloon", "vm", "--target", "32M", check=False)
+        assert refused.returncode == 1 and "64" in refused.stderr, refused
+    finally:
+        console.kill()
+        lab.sh("h1", "kill $(cat /tmp/feeder)", check=False)
+        cluster.remove("vm")
+        cluster.kill_agent("h1")
 
 
 @tests.test

@@ -57,6 +57,17 @@ def hosts_have_kvm(lab):
 
 
 @tests.test
+def cmpxchg16b_is_right_or_absent(lab):
+    """Guests die of wrong flags now and then: see gwlab/emulator.py."""
+    if "cx16" not in lab.sh("h1", "cat /proc/cpuinfo").stdout.split():
+        return
+    with tempfile.TemporaryDirectory() as work:
+        subprocess.run(["gcc", "-O1", "-static", "-mcx16", "-o", f"{work}/cmpxchg16b", LAB_DIR / "cmpxchg16b.c"], check=True)
+        lab.put("h1", f"{work}/cmpxchg16b", "/tmp")
+    lab.sh("h1", "/tmp/cmpxchg16b")
+
+
+@tests.test
 def many_commands_at_once(lab):
     running = [lab.background("h1", f"read -r x < /proc/uptime; sleep 1; echo {n}") for n in range(20)]
     assert sorted(int(b.process.communicate(timeout=30)[0]) for b in running) == list(range(20))

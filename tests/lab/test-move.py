@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live moves through the agents: RAM equal, disk and connections go on, nothing readable on the wire, cancel, time-outs, wrong peers."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,8 +20,8 @@ MARKER = "GODWIT-MARKER-7f3a91c2-PLAIN-TEXT-PAGE."
 CONTROL = "GODWIT-CONTROL-19bd-IN-THE-CLEAR"
 
 
-def cluster_with(lab, jobs="heartbeat", extra_options=(), **kwargs):
-    cluster = Cluster(lab)
+def cluster_with(lab, jobs="heartbeat", share=False, **kwargs):
+    cluster = Cluster(lab, share=share)
     vm = Guest(lab, name="vm", jobs=jobs, **kwargs)
     cluster.create("h1", vm.vm_file())
     cluster.godwit("h1", "start", "vm")
@@ -88,6 +89,38 @@ def redis_goes_on_and_the_clock_is_right(lab):
 
 
 @tests.test
+def a_guest_that_shares_moves(lab):
+    """It checks its own memory while pages are merged, written, given to the balloon and moved, with a twin that shares on either host."""
+    cluster = cluster_with(lab, jobs="heartbeat,dirty:10:16", memory_mib=160, share=True)
+    for host, number in (("h1", 1), ("h2", 2)):
+        twin = Guest(lab, name=f"twin{number}", memory_mib=160, ip=f"10.77.0.{110 + number}", mac=f"52:54:00:77:02:0{number}", jobs="heartbeat,dirty:1:16")
+        cluster.create(host, twin.vm_file())
+        cluster.godwit(host, "start", twin.name)
+    probe = Probe(lab).wait_ready(90)
+
+    def shares(host):
+        vm = next((v for v in json.loads(cluster.godwit(host, "share", "--json").stdout)["vms"] if v["vm"] == "vm"), {})
+        return vm.get("attached") and (vm["godwit_share_shared_bytes"] or 0) > 4 << 20
+
+    try:
+        for source, target in (("h1", "h2"), ("h2", "h1")):
+            wait_for(lambda: shares(source), 300, f"it shares on {source}", poll=1)
+            cluster.godwit(source, "balloon", "vm", "--target", "130M")
+            report = cluster.move(source, "vm", target, "--verify-digest")
+            assert report["phase"] == "done", report
+            cluster.godwit(target, "balloon", "vm", "--target", "160M")
+            faultless, verdict = lab.check_workload()
+            assert faultless, verdict
+        wait_for(lambda: shares("h1"), 300, "it shares again", poll=1)
+        faultless, verdict = lab.check_workload()
+        assert faultless, verdict
+    finally:
+        for name in ("twin1", "twin2"):
+            cluster.remove(name)
+        end(cluster, probe)
+
+
+@tests.test
 def nothing_readable_on_the_wire(lab):
     """The same capture finds a marker that is sent in the clear, so that finding none means something."""
     cluster = cluster_with(lab, memory_mib=256)
@@ -140,7 +173,7 @@ def cancel_leaves_it_running(lab):
 def timeout_fails_or_stops_as_asked(lab):
     cluster = cluster_with(lab, jobs="heartbeat,dirty:40:64")
     probe = Probe(lab).wait_ready(90)
-    lab.net("h1", "h2", "rate", "100")
+    lab.net("h1", "h2", "rate", "50")
     done = cluster.godwit("h1", "move", "vm", "h2", "--downtime", "20", "--timeout", "20", "--policy", "fail", check=False)
     assert done.returncode != 0 and cluster.running_on("vm") == ["h1"], done
     report = cluster.move("h1", "vm", "h2", "--downtime", "20", "--timeout", "15", "--policy", "stop")

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "agent-ksmd.h"
 #include "agent-vmm.h"
 #include "agent/cli.h"
 #include "agent/daemon.h"
@@ -38,6 +39,8 @@ bool agent_lab_role(int argc, char **argv, int *status)
 		*status = gw_cli_main(argc, argv);
 	else if (!strcmp(name, "godwit-vmm"))
 		*status = agent_vmm_main(argc, argv);
+	else if (!strcmp(name, "godwit-ksmd"))
+		*status = agent_ksmd_main(argc, argv);
 	else
 		return false;
 	return true;
@@ -49,10 +52,11 @@ static void write_text(const char *path, const char *text)
 }
 
 /*
- * A port that is free, and stays so while an agent is killed and started again: below the range from which the kernel takes the local
- * ports of outgoing connections (ip_local_port_range, 32768 and up).
+ * A port that is free, and stays ours while an agent is killed and started again, whatever the test beside this one looks for: *held is bound to
+ * it. Both that and the agent's socket have SO_REUSEADDR, so the agent may listen (socket(7)); whoever looks for a port has not. Below the
+ * range from which the kernel takes the local ports of outgoing connections (ip_local_port_range, 32768 and up).
  */
-static unsigned free_port(void)
+static unsigned hold_port(int *held)
 {
 	static unsigned next;
 
@@ -62,17 +66,21 @@ static unsigned free_port(void)
 		struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 		gw_autofd fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		unsigned port = 16384 + next++ % 16384;
+		int one = 1;
 
 		assert_true(fd >= 0);
 		a.sin_port = htons((uint16_t)port);
-		if (bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0)
-			return port;
+		if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+			continue;
+		assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)), 0);
+		*held = gw_steal_fd(&fd);
+		return port;
 	}
 }
 
-static void write_conf(struct agent_lab *lab, struct agent_host *h, const char *self)
+static void write_conf(struct agent_lab *lab, struct agent_host *h, const char *self, const char *more)
 {
-	char text[4096];
+	char text[8192];
 	int n = snprintf(text, sizeof(text),
 			 "[agent]\nname = %s\nlisten = 127.0.0.1:%u\ndata-listen = 127.0.0.1:%u\nsocket = %s\nstate = %s\n"
 			 "run = %s/%s.run\nvmm = %s\n[tls]\nca = %s/pki/ca.crt\ncert = %s/pki/%s.crt\nkey = %s/pki/%s.key\n[peers]\n",
@@ -83,17 +91,31 @@ static void write_conf(struct agent_lab *lab, struct agent_host *h, const char *
 		if (&lab->h[i] != h)
 			n += snprintf(text + n, sizeof(text) - (size_t)n, "%s = 127.0.0.1:%u\n", lab->h[i].name, lab->h[i].port);
 	}
+	snprintf(text + n, sizeof(text) - (size_t)n, "%s", more);
 	write_text(h->conf, text);
+}
+
+static void self_path(char path[512])
+{
+	ssize_t n = readlink("/proc/self/exe", path, 511);
+
+	assert_true(n > 0);
+	path[n] = '\0';
+}
+
+void agent_host_conf(struct agent_lab *lab, unsigned host, const char *more)
+{
+	char self[512];
+
+	self_path(self);
+	write_conf(lab, &lab->h[host], self, more);
 }
 
 void agent_lab_init(struct agent_lab *lab, unsigned nhosts)
 {
 	static const char *const ip[] = { "127.0.0.1" };
-	char self[512], pki[80], kernel[80];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	char pki[80], kernel[80];
 
-	assert_true(n > 0);
-	self[n] = '\0';
 	memset(lab, 0, sizeof(*lab));
 	lab->nhosts = nhosts;
 	snprintf(lab->dir, sizeof(lab->dir), "/tmp/gwt-XXXXXX");
@@ -109,12 +131,12 @@ void agent_lab_init(struct agent_lab *lab, unsigned nhosts)
 		snprintf(h->socket, sizeof(h->socket), "%s/%s.sock", lab->dir, h->name);
 		snprintf(h->state, sizeof(h->state), "%s/%s.state", lab->dir, h->name);
 		snprintf(h->log, sizeof(h->log), "%s/%s.log", lab->dir, h->name);
-		h->port = free_port();
-		h->data_port = free_port();
+		h->port = hold_port(&h->held[0]);
+		h->data_port = hold_port(&h->held[1]);
 		assert_int_equal(gw_pki_issue(pki, pki, &req, NULL), 0);
 	}
 	for (unsigned i = 0; i < nhosts; i++)
-		write_conf(lab, &lab->h[i], self);
+		agent_host_conf(lab, i, "[share]\nenable = no\n[memory]\nreserve = 0%\n");
 	snprintf(kernel, sizeof(kernel), "%s/kernel", lab->dir);
 	write_text(kernel, "no kernel at all");
 }
@@ -186,8 +208,12 @@ void agent_lab_release(struct agent_lab *lab)
 	for (unsigned i = 0; i < lab->nhosts; i++)
 		agent_host_kill(lab, i, SIGTERM);
 	each_vmm(lab, kill_one, NULL);
-	for (int i = 0; i < 500 && each_vmm(lab, NULL, NULL) > 0; i++)
+	for (int i = 0; i < 6000 && each_vmm(lab, NULL, NULL) > 0; i++)
 		usleep(10000);
+	for (unsigned i = 0; i < lab->nhosts; i++) {
+		close(lab->h[i].held[0]);
+		close(lab->h[i].held[1]);
+	}
 	sanitizer_spoke = false;
 	nftw(lab->dir, check_log, 16, FTW_PHYS);
 	nftw(lab->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
@@ -258,7 +284,7 @@ void agent_host_start(struct agent_lab *lab, unsigned host, const char *failpoin
 
 	assert_int_equal(h->pid, 0);
 	h->pid = spawn(lab, "godwitd", argv, failpoints, log);
-	for (int i = 0; i < 3000; i++) {
+	for (int i = 0; i < 6000; i++) {
 		int fd;
 
 		if (gw_unix_connect(h->socket, &fd, NULL) == 0) {
@@ -337,6 +363,17 @@ int agent_cli(struct agent_lab *lab, unsigned host, char *out, size_t size, cons
 	return agent_cli_wait(pid);
 }
 
+pid_t agent_cli_start_to(struct agent_lab *lab, unsigned host, int out, const char *fmt, ...)
+{
+	va_list ap;
+	pid_t pid;
+
+	va_start(ap, fmt);
+	pid = cli(lab, host, out, fmt, ap);
+	va_end(ap);
+	return pid;
+}
+
 pid_t agent_cli_start(struct agent_lab *lab, unsigned host, const char *fmt, ...)
 {
 	gw_autofd null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -373,9 +410,9 @@ void agent_vm_state(struct agent_lab *lab, unsigned host, const char *vm, char s
 	json_decref(o);
 }
 
-bool agent_wait_state(struct agent_lab *lab, unsigned host, const char *vm, const char *state, unsigned seconds)
+bool agent_wait_state(struct agent_lab *lab, unsigned host, const char *vm, const char *state)
 {
-	uint64_t deadline = gw_now_ns() + seconds * GW_NS_PER_SEC;
+	uint64_t deadline = gw_now_ns() + TEST_PATIENCE;
 	char now[32];
 
 	do {

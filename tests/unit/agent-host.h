@@ -16,6 +16,7 @@ struct agent_host {
 	char name[16];
 	char conf[128], socket[128], state[128], log[128];
 	unsigned port, data_port;
+	int held[2]; /* the two ports */
 	pid_t pid; /* 0: not running */
 };
 
@@ -25,11 +26,16 @@ struct agent_lab {
 	struct agent_host h[AGENT_MAX_HOSTS];
 };
 
-/* First thing in main(): true when the program was started as godwitd, godwit or godwit-vmm, which then has run; exit with *status. */
+/* First thing in main(): true when the program was started as godwitd, godwit, godwit-vmm or godwit-ksmd, which then has run; exit with *status. */
 bool agent_lab_role(int argc, char **argv, int *status);
 
-/* Certificates and configurations of hosts h1, h2, ... Fails the test when it cannot. */
+/*
+ * Certificates and configurations of hosts h1, h2, ... Fails the test when it cannot. They share no memory and hold none in reserve: what
+ * this machine has left is no matter of tests.
+ */
 void agent_lab_init(struct agent_lab *lab, unsigned nhosts);
+/* Writes the host's configuration anew, with these sections instead of that. */
+void agent_host_conf(struct agent_lab *lab, unsigned host, const char *more);
 /* Kills what it started (agents and VMMs), removes the folder. */
 void agent_lab_release(struct agent_lab *lab);
 
@@ -48,14 +54,16 @@ int agent_cli(struct agent_lab *lab, unsigned host, char *out, size_t size, cons
 	__attribute__((format(printf, 5, 6)));
 /* The same without waiting; collect with agent_cli_wait(). */
 pid_t agent_cli_start(struct agent_lab *lab, unsigned host, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* With standard output and error to `out`. */
+pid_t agent_cli_start_to(struct agent_lab *lab, unsigned host, int out, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 int agent_cli_wait(pid_t pid);
 
 /* Writes a VM file and returns its path (static buffer). */
 const char *agent_vm_file(struct agent_lab *lab, const char *name, const char *more);
 /* The state of a VM on a host as `godwit show --json` tells it; "none" when it has none, "?" when the agent does not answer. */
 void agent_vm_state(struct agent_lab *lab, unsigned host, const char *vm, char state[32]);
-/* Waits up to `seconds` until it is `state`. */
-bool agent_wait_state(struct agent_lab *lab, unsigned host, const char *vm, const char *state, unsigned seconds);
+/* Waits until it is `state`. */
+bool agent_wait_state(struct agent_lab *lab, unsigned host, const char *vm, const char *state);
 /* How many VMM processes of the lab live. */
 unsigned agent_vmms(struct agent_lab *lab);
 /* SIGKILL to the VMM of a VM on a host; false when there is none. */

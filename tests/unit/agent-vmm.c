@@ -11,25 +11,36 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 
+#include "ksm/sharer.h"
+#include "deny.h"
 #include "lib/clock.h"
 #include "lib/failpoint.h"
 #include "lib/io.h"
 #include "lib/log.h"
 #include "lib/parse.h"
 #include "lib/util.h"
+#include "migrate/load.h"
 #include "migrate/move.h"
+#include "migrate/save.h"
 #include "move-vm.h"
 #include "proto/frame.h"
 #include "proto/vmm.pb-c.h"
 
 #define RAM_SIZE (8ull << 20)
 #define MAX_CLIENTS 16
+#define BALLOON_DEVICE "virtio-balloon balloon0\n"
 
 enum move_state { NONE, WAITING, IN, OUT, DOUBT };
 
 struct fake {
 	const char *name, *control, *journal_path, *kernel;
 	bool incoming;
+	bool balloon;
+	uint64_t target, asked; /* of the balloon; how often it was asked */
+	uint64_t memory;        /* as the balloon has it */
+	int share;              /* its end of a session with the page-store daemon */
+	bool image_only;
+	struct gw_sharer *sharer; /* NULL: share is all */
 	uint64_t epoch;
 
 	struct move_vm vm;
@@ -48,6 +59,13 @@ struct fake {
 	struct gw_move_progress shown;
 	bool ever;
 
+	struct gw_save *save;
+	struct gw_load *load;
+	struct gw_save_progress saved;  /* under lock, like the next */
+	struct gw_load_progress loaded;
+	uint8_t save_id[16];
+	bool keep;
+	char save_name[64];
 	int listener;
 	int clients[MAX_CLIENTS];
 	bool subscribed[MAX_CLIENTS];
@@ -125,17 +143,43 @@ static struct gw_move_vm handle(struct fake *f)
 	return (struct gw_move_vm){ .ops = &ops, .self = f, .ram = f->vm.ram, .dirty = f->inner.dirty };
 }
 
+static void wake(struct fake *f)
+{
+	uint64_t one = 1;
+
+	if (write(f->event_fd, &one, sizeof(one)) < 0)
+		gw_warn("eventfd");
+}
+
 static void on_progress(void *arg, const struct gw_move_progress *p)
 {
 	struct fake *f = arg;
-	uint64_t one = 1;
 
 	pthread_mutex_lock(&f->lock);
 	f->latest = *p;
 	f->news = true;
 	pthread_mutex_unlock(&f->lock);
-	if (write(f->event_fd, &one, sizeof(one)) < 0)
-		gw_warn("eventfd");
+	wake(f);
+}
+
+static void on_saved(void *arg, const struct gw_save_progress *p)
+{
+	struct fake *f = arg;
+
+	pthread_mutex_lock(&f->lock);
+	f->saved = *p;
+	pthread_mutex_unlock(&f->lock);
+	wake(f);
+}
+
+static void on_loaded(void *arg, const struct gw_load_progress *p)
+{
+	struct fake *f = arg;
+
+	pthread_mutex_lock(&f->lock);
+	f->loaded = *p;
+	pthread_mutex_unlock(&f->lock);
+	wake(f);
 }
 
 static void fill_progress(struct gw_move_progress *p, Godwit__MoveProgress *m)
@@ -164,6 +208,8 @@ static Godwit__VmmRunState run_state(struct fake *f)
 		return GODWIT__VMM_RUN_STATE__VMM_INCOMING;
 	if (f->state == OUT)
 		return GODWIT__VMM_RUN_STATE__VMM_MOVING;
+	if (f->save)
+		return GODWIT__VMM_RUN_STATE__VMM_SAVING;
 	if (f->state == DOUBT)
 		return GODWIT__VMM_RUN_STATE__VMM_DOUBT;
 	return move_vm_running(&f->vm) ? GODWIT__VMM_RUN_STATE__VMM_RUNNING : GODWIT__VMM_RUN_STATE__VMM_PAUSED;
@@ -179,9 +225,39 @@ static void fill_status(struct fake *f, Godwit__VmmStatus *s, Godwit__MoveProgre
 	s->epoch = f->engine ? gw_move_epoch(f->engine) : f->epoch;
 	s->pid = (uint32_t)getpid();
 	s->resident = RAM_SIZE;
+	s->balloon = f->balloon ? f->memory - f->target : 0;
 	if (f->ever) {
 		fill_progress(&f->shown, m);
 		s->move = m;
+	}
+}
+
+static void fill_saved(struct fake *f, Godwit__SaveProgress *m)
+{
+	godwit__save_progress__init(m);
+	m->phase = (char *)gw_save_phase_name(f->saved.phase);
+	m->snapshot.data = f->saved.snapshot;
+	m->snapshot.len = sizeof(f->saved.snapshot);
+	m->generation = f->saved.generation;
+	m->stored_pages = f->saved.stored_pages;
+	m->message = f->saved.message;
+	m->keep = f->keep;
+	m->name = f->save_name;
+	m->id.data = f->save_id;
+	m->id.len = sizeof(f->save_id);
+}
+
+static void tell_saved(struct fake *f)
+{
+	Godwit__VmmEvent ev = GODWIT__VMM_EVENT__INIT;
+	Godwit__SaveProgress m;
+
+	fill_saved(f, &m);
+	ev.kind = (char *)"save";
+	ev.save = &m;
+	for (unsigned i = 0; i < f->nclients; i++) {
+		if (f->subscribed[i])
+			gw_frame_send(f->clients[i], 3, &ev.base, NULL, 0, gw_now_ns() + GW_NS_PER_SEC);
 	}
 }
 
@@ -208,6 +284,69 @@ static void end(struct fake *f, int code)
 	tell(f, "state", false);
 }
 
+static void take_repo_news(struct fake *f)
+{
+	enum gw_save_phase saved;
+	enum gw_load_phase loaded;
+
+	pthread_mutex_lock(&f->lock);
+	saved = f->saved.phase;
+	loaded = f->loaded.phase;
+	pthread_mutex_unlock(&f->lock);
+	if (f->save) {
+		tell_saved(f);
+		if (saved >= GW_SAVE_DONE) {
+			gw_save_free(f->save);
+			f->save = NULL;
+			if (saved == GW_SAVE_DONE && !f->keep)
+				end(f, 0);
+			else
+				tell(f, "state", false);
+		}
+	}
+	if (f->load && loaded != GW_LOAD_OPEN && f->state == IN) {
+		f->state = NONE;
+		if (loaded >= GW_LOAD_FAILED)
+			end(f, 1);
+		else
+			tell(f, "state", false);
+	}
+	if (f->load && loaded >= GW_LOAD_DONE) {
+		gw_load_free(f->load);
+		f->load = NULL;
+	}
+}
+
+static int begin_save(struct fake *f, const Godwit__Save *req, struct gw_error *err)
+{
+	struct gw_save_params p = { .url = req->url, .name = req->name, .vm = f->name, .host = req->host, .live = req->live, .keep = req->keep,
+				    .epoch = f->epoch, .about = req->about.data, .about_len = req->about.len };
+	struct gw_move_vm vm = handle(f);
+
+	if (f->state != NONE || f->save || f->load || req->key.len != sizeof(p.key) || req->id.len != sizeof(f->save_id))
+		return gw_error_set(err, EINVAL, "not now");
+	memcpy(p.key, req->key.data, sizeof(p.key));
+	memcpy(f->save_id, req->id.data, sizeof(f->save_id));
+	f->keep = req->keep;
+	snprintf(f->save_name, sizeof(f->save_name), "%s", req->name);
+	f->saved.phase = GW_SAVE_OPEN;
+	return gw_save_start(&p, &vm, f->journal, on_saved, f, &f->save, err);
+}
+
+static int begin_load(struct fake *f, const Godwit__Load *req, struct gw_error *err)
+{
+	struct gw_load_params p = { .url = req->url, .name = req->name, .generation = req->generation, .epoch = req->epoch, .paused = req->paused };
+	struct gw_move_vm vm = handle(f);
+
+	if (f->state != WAITING || req->key.len != sizeof(p.key) || req->id.len != sizeof(p.id))
+		return gw_error_set(err, EINVAL, "not now");
+	memcpy(p.key, req->key.data, sizeof(p.key));
+	memcpy(p.id, req->id.data, sizeof(p.id));
+	f->state = IN;
+	f->epoch = req->epoch;
+	return gw_load_start(&p, &vm, f->journal, on_loaded, f, &f->load, err);
+}
+
 static void take_news(struct fake *f)
 {
 	uint64_t count;
@@ -220,6 +359,7 @@ static void take_news(struct fake *f)
 	f->news = false;
 	f->shown = f->latest;
 	pthread_mutex_unlock(&f->lock);
+	take_repo_news(f);
 	if (!news || !f->engine)
 		return;
 	f->ever = true;
@@ -303,6 +443,78 @@ static int console(int *reply_fd)
 	return 0;
 }
 
+static int share(struct fake *f, const Godwit__Share *req, const int *fds, unsigned nfds, struct gw_error *err)
+{
+	gw_autofree char *path = NULL;
+
+	if (asprintf(&path, "%s/NO-USERFAULTFD", getenv("GW_TEST_DIR") ?: "/tmp") < 0 || nfds != 1)
+		return gw_error_set(err, EINVAL, "one descriptor");
+	if (access(path, F_OK) == 0 && getenv("GW_TEST_SHARING")) {
+		deny_userfaultfd(EPERM);
+	} else if (access(path, F_OK) == 0) {
+		close(fds[0]);
+		return gw_error_set(err, EPERM, "no userfaultfd for kernel faults");
+	}
+	if (getenv("GW_TEST_SHARING")) {
+		const struct gw_sharer_config config = { .cpu_percent = 100, .interval_ns = 20 * GW_NS_PER_MS };
+		int r = f->sharer ? 0 : gw_sharer_new(f->vm.ram, &config, &f->sharer, err);
+
+		if (r == 0)
+			gw_sharer_attach(f->sharer, fds[0]);
+		else
+			close(fds[0]);
+		return r;
+	}
+	if (f->share >= 0)
+		close(f->share);
+	f->share = fds[0];
+	f->image_only = req->image_only;
+	return 0;
+}
+
+static void fill_share(struct fake *f, Godwit__ShareStatus *s)
+{
+	struct pollfd p = { .fd = f->share };
+
+	godwit__share_status__init(s);
+	s->attached = f->share >= 0 && poll(&p, 1, 0) == 0;
+	s->reason = (char *)(s->attached ? "" : "no page store");
+	s->limit = "limited by a test";
+	s->image_only = f->image_only;
+	s->pages = RAM_SIZE / 4096;
+	s->zero_pages = 300;
+	s->shared_pages = 1000;
+	s->broken_pages = 7;
+	s->busy_pages = 3;
+	s->mappings = 20;
+	s->mappings_budget = 30000;
+	s->passes = 2;
+	s->pass_age_ms = 4000;
+	s->cpu_ms = 250;
+	s->metadata_bytes = 4096;
+	s->stall_p50_us = 40;
+	s->stall_p99_us = 90;
+	s->stall_max_us = 1200;
+}
+
+static void tell_sharing(struct fake *f, Godwit__ShareStatus *s)
+{
+	struct gw_sharer_stats stats;
+
+	if (!f->sharer) {
+		fill_share(f, s);
+		return;
+	}
+	gw_sharer_stats(f->sharer, &stats);
+	godwit__share_status__init(s);
+	s->attached = stats.attached;
+	s->pages = stats.pages;
+	s->zero_pages = stats.zero_pages;
+	s->shared_pages = stats.shared_pages;
+	s->passes = stats.passes;
+	s->metadata_bytes = stats.metadata_bytes;
+}
+
 static int dispatch(struct fake *f, unsigned client, const Godwit__VmmRequest *req, int *fds, unsigned nfds, int *reply_fd,
 		    struct gw_error *err)
 {
@@ -330,7 +542,13 @@ static int dispatch(struct fake *f, unsigned client, const Godwit__VmmRequest *r
 	case GODWIT__VMM_REQUEST__OP_MOVE_OUT:
 	case GODWIT__VMM_REQUEST__OP_MOVE_IN:
 		return begin(f, req, fds, nfds, err);
+	case GODWIT__VMM_REQUEST__OP_SAVE:
+		return begin_save(f, req->save, err);
+	case GODWIT__VMM_REQUEST__OP_LOAD:
+		return begin_load(f, req->load, err);
 	case GODWIT__VMM_REQUEST__OP_CANCEL:
+		if (f->save)
+			return gw_save_cancel(f->save) == 0 ? 0 : gw_error_set(err, EBUSY, "too late");
 		return f->engine && gw_move_cancel(f->engine) == 0 ? 0 : gw_error_set(err, EBUSY, "too late");
 	case GODWIT__VMM_REQUEST__OP_RESOLVE:
 		return f->engine && gw_move_resolve(f->engine, req->resolve->here) == 0 ? 0 : gw_error_set(err, ENOENT, "no doubt");
@@ -338,6 +556,15 @@ static int dispatch(struct fake *f, unsigned client, const Godwit__VmmRequest *r
 		return console(reply_fd);
 	case GODWIT__VMM_REQUEST__OP_SUBSCRIBE:
 		f->subscribed[client] = true;
+		return 0;
+	case GODWIT__VMM_REQUEST__OP_BALLOON:
+		if (!f->balloon)
+			return gw_error_set(err, EOPNOTSUPP, "no balloon");
+		f->target = req->balloon->target ?: f->target;
+		return 0;
+	case GODWIT__VMM_REQUEST__OP_SHARE:
+		return share(f, req->share, fds, nfds, err);
+	case GODWIT__VMM_REQUEST__OP_SHARE_STATUS:
 		return 0;
 	default:
 		return gw_error_set(err, ENOSYS, "unknown");
@@ -348,6 +575,9 @@ static int serve(struct fake *f, unsigned client)
 {
 	Godwit__VmmReply reply = GODWIT__VMM_REPLY__INIT;
 	Godwit__VmmFeatures features = GODWIT__VMM_FEATURES__INIT;
+	Godwit__BalloonStatus balloon = GODWIT__BALLOON_STATUS__INIT;
+	Godwit__GuestMemory memory = GODWIT__GUEST_MEMORY__INIT;
+	Godwit__ShareStatus sharing;
 	Godwit__MoveProgress move;
 	Godwit__VmmStatus status;
 	struct gw_error err = GW_ERROR_INIT;
@@ -367,7 +597,23 @@ static int serve(struct fake *f, unsigned client)
 		reply.status = &status;
 	if (req->op_case == GODWIT__VMM_REQUEST__OP_FEATURES) {
 		features.stream_version = features.state_version = 1;
+		features.devices.data = (uint8_t *)BALLOON_DEVICE;
+		features.devices.len = f->balloon ? strlen(BALLOON_DEVICE) : 0;
 		reply.features = &features;
+	}
+	if (req->op_case == GODWIT__VMM_REQUEST__OP_BALLOON && !reply.error) {
+		balloon.target = balloon.actual = f->target;
+		balloon.driver = true;
+		/* The guest takes a little while to tell. */
+		memory.age_ms = f->asked++ < 3 ? 60000 : 1;
+		memory.free = RAM_SIZE / 2;
+		memory.available = strtoull(getenv("GW_TEST_SPARE") ?: "0", NULL, 10) << 20;
+		balloon.memory = &memory;
+		reply.balloon = &balloon;
+	}
+	if (req->op_case == GODWIT__VMM_REQUEST__OP_SHARE_STATUS) {
+		tell_sharing(f, &sharing);
+		reply.share = &sharing;
 	}
 	r = gw_frame_send(f->clients[client], 2, &reply.base, &reply_fd, reply_fd >= 0, gw_now_ns() + GW_NS_PER_SEC);
 	gw_closep(&reply_fd);
@@ -427,8 +673,13 @@ static void parse(struct fake *f, int argc, char **argv)
 			f->kernel = value;
 		else if (!strcmp(argv[i], "--epoch"))
 			gw_parse_uint(value, "epoch", 1, UINT64_MAX, &f->epoch, NULL);
+		else if (!strcmp(argv[i], "--memory") && getenv("GW_TEST_SPARE") &&
+			 gw_parse_uint(value, "memory", 1, UINT64_MAX, &f->memory, NULL) == 0)
+			f->target = f->memory;
 		else if (!strcmp(argv[i], "--incoming"))
 			f->incoming = true;
+		else if (!strcmp(argv[i], "--no-balloon"))
+			f->balloon = false;
 	}
 }
 
@@ -466,7 +717,8 @@ static int start(struct fake *f, struct gw_error *err)
 
 int agent_vmm_main(int argc, char **argv)
 {
-	struct fake f = { .name = "?", .control = "", .journal_path = "", .kernel = "", .epoch = 1 };
+	struct fake f = { .name = "?", .control = "", .journal_path = "", .kernel = "", .epoch = 1, .target = RAM_SIZE, .memory = RAM_SIZE, .share = -1,
+			  .balloon = !getenv("GW_TEST_OLD") };
 	struct gw_error err = GW_ERROR_INIT;
 
 	parse(&f, argc, argv);
@@ -476,9 +728,13 @@ int agent_vmm_main(int argc, char **argv)
 		return 1;
 	}
 	loop(&f);
+	if (f.load)
+		_exit(f.exit_code); /* its guest may wait for memory */
+	gw_save_free(f.save);
 	/* As the real one: whatever was told before the end is read before the end is seen. */
 	if (f.engine)
 		gw_move_free(f.engine);
+	gw_sharer_free(f.sharer);
 	gw_journal_close(f.journal);
 	move_vm_release(&f.vm);
 	return f.exit_code;

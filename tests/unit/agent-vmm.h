@@ -6,7 +6,9 @@
  * While its VM runs it holds a lock on a file that all VMMs of that name share (GW_TEST_DIR/NAME.running); a second one that would
  * run at the same time leaves GW_TEST_DIR/NAME.two behind: invariant 1 is broken.
  *
- * Environment: GW_TEST_DEAF=1: it does not hear its power button.
+ * Environment: GW_TEST_DEAF=1: it does not hear its power button. GW_TEST_OLD=1: it is of a version that knew no balloon.
+ * GW_TEST_SPARE: its guest has that many MiB available, and its balloon is of the VM's memory. GW_TEST_DIR/NO-USERFAULTFD: while this file exists,
+ * it refuses to share, with GW_TEST_SHARING=1 because it can have none. Its sharing has the figures of fill_share(); with GW_TEST_SHARING=1 it is the real one, on the VM's RAM.
  * A kernel whose path ends in "/bad" does not start.
  */
 #ifndef GW_TESTS_AGENT_VMM_H

@@ -7,6 +7,7 @@
 
 #include "lib/clock.h"
 #include "lib/util.h"
+#include "tests/unit/patience.h"
 #include "vmm/bus.h"
 #include "vmm/iothread.h"
 #include "vmm/virtqueue.h"
@@ -81,6 +82,10 @@ static int ioeventfd(const struct gw_devhost *host, uint64_t addr, unsigned len,
 	return 0;
 }
 
+static void disk_read(const struct gw_devhost *host, uint64_t gpa, uint64_t len)
+{
+}
+
 static void note_frame(const struct gw_devhost *host, const struct iovec *iov, unsigned niov, uint64_t offset, bool said)
 {
 	__atomic_fetch_add(said ? &the_fake->said : &the_fake->heard, 1, __ATOMIC_RELAXED);
@@ -97,7 +102,7 @@ static void failed(const struct gw_devhost *host, const char *reason)
 	__atomic_fetch_add(&the_fake->failures, 1, __ATOMIC_RELAXED);
 }
 
-static const struct gw_devhost_ops ops = { msi_new, msi_free, msi_set, msi_commit, msi_raise, ioeventfd, note_frame, overdue, failed };
+static const struct gw_devhost_ops ops = { msi_new, msi_free, msi_set, msi_commit, msi_raise, ioeventfd, note_frame, disk_read, overdue, failed };
 
 struct fake_host *fake_host_new(void)
 {
@@ -168,7 +173,7 @@ unsigned fake_raised(struct fake_host *fake, uint32_t data)
 
 bool fake_wait(bool (*cond)(void *arg), void *arg)
 {
-	uint64_t deadline = gw_now_ns() + 10 * GW_NS_PER_SEC;
+	uint64_t deadline = gw_now_ns() + TEST_PATIENCE;
 
 	while (!cond(arg)) {
 		struct timespec pause = { .tv_nsec = 200000 };

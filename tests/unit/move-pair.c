@@ -59,8 +59,12 @@ static void wait_change(struct move_end *e, uint64_t deadline)
 {
 	struct timespec ts = { (time_t)(deadline / GW_NS_PER_SEC), (long)(deadline % GW_NS_PER_SEC) };
 
-	if (pthread_cond_timedwait(&e->change, &e->lock, &ts) == ETIMEDOUT)
+	if (pthread_cond_timedwait(&e->change, &e->lock, &ts) == ETIMEDOUT) {
+		fprintf(stderr, "move-pair: after %u reports the last was: %s, round %u, %llu bytes left, '%s'\n", e->reports,
+			gw_move_phase_name(e->latest.phase), e->latest.round, (unsigned long long)e->latest.bytes_left,
+			e->latest.message);
 		die("an end of the move hangs");
+	}
 }
 
 static void wait_end(struct move_end *e, bool doubt_counts)
@@ -84,6 +88,16 @@ void move_end_wait_phase(struct move_end *e, enum gw_move_phase phase)
 
 	pthread_mutex_lock(&e->lock);
 	while (e->latest.phase < phase)
+		wait_change(e, deadline);
+	pthread_mutex_unlock(&e->lock);
+}
+
+void move_end_wait_slowed(struct move_end *e, unsigned percent)
+{
+	uint64_t deadline = gw_now_ns() + 60 * GW_NS_PER_SEC;
+
+	pthread_mutex_lock(&e->lock);
+	while (e->latest.slowed < percent)
 		wait_change(e, deadline);
 	pthread_mutex_unlock(&e->lock);
 }
@@ -134,7 +148,9 @@ void move_pair_init(struct move_pair *p, uint64_t size, uint64_t hole, unsigned 
 	p->ps.channels = channels;
 	p->ps.epoch = 2;
 	p->ps.own_epoch = 1;
-	p->ps.timeout_ms = 20000;
+	/* Where the machine is too slow for a short blackout a long one does. */
+	p->ps.timeout_ms = 10000;
+	p->ps.timeout_stops = true;
 	memset(p->ps.move_id, 0x11, sizeof(p->ps.move_id));
 	memset(p->ps.secret, 0x22, sizeof(p->ps.secret));
 	snprintf(p->ps.peer, sizeof(p->ps.peer), "other");
@@ -199,18 +215,7 @@ void move_pair_release(struct move_pair *p)
 
 bool move_pair_equal(struct move_pair *p)
 {
-	const struct gw_ram_region *a, *b;
-	unsigned n, m;
-
-	a = gw_ram_regions(p->s.ram, &n);
-	b = gw_ram_regions(p->d.ram, &m);
-	if (n != m)
-		return false;
-	for (unsigned i = 0; i < n; i++) {
-		if (a[i].size != b[i].size || memcmp(a[i].hva, b[i].hva, a[i].size))
-			return false;
-	}
-	return p->s.writes == p->d.writes && p->s.rng == p->d.rng;
+	return move_vm_equal(&p->s, &p->d);
 }
 
 int move_pair_running(struct move_pair *p)

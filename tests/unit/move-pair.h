@@ -35,6 +35,8 @@ void move_pair_wait(struct move_pair *p);
 void move_end_wait(struct move_end *e);
 /* Waits until the source's end tells `phase` or a later one. */
 void move_end_wait_phase(struct move_end *e, enum gw_move_phase phase);
+/* Waits until it tells that the VM is slowed by so much or more. */
+void move_end_wait_slowed(struct move_end *e, unsigned percent);
 /* Ends both engines. */
 void move_pair_finish(struct move_pair *p);
 /* Frees all. */

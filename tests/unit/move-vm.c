@@ -34,8 +34,12 @@ static void write_some(struct move_vm *vm, unsigned count)
 		uint64_t offset = next_random(&vm->rng) % 512;
 		uint64_t *at = (uint64_t *)gw_ram_page(vm->ram, page) + offset;
 
-		/* One write in sixteen empties its page, as a guest that frees memory does. */
+		/* One write in sixteen empties its page, as a guest that frees memory does; half of these by a balloon, where the log tells of it. */
 		if (next_random(&vm->rng) % 16 == 0) {
+			if (!vm->uffd && next_random(&vm->rng) % 2 == 0) {
+				(void)gw_ram_discard(vm->ram, gw_ram_gpa(vm->ram, page), 4096);
+				continue;
+			}
 			for (unsigned k = 0; k < 512; k++)
 				guest_store((uint64_t *)gw_ram_page(vm->ram, page) + k, 0);
 		} else {
@@ -46,9 +50,23 @@ static void write_some(struct move_vm *vm, unsigned count)
 	}
 }
 
+/* What is due since *from_ns, so that the rate holds on a machine that wakes us late; not more than a tenth of a second's at a time. */
+static void write_due(struct move_vm *vm, uint64_t *from_ns)
+{
+	uint64_t rate = vm->write_rate * (100 - __atomic_load_n(&vm->slowed, __ATOMIC_RELAXED)) / 100;
+	uint64_t now = gw_now_ns();
+	uint64_t due = GW_MIN(now - *from_ns, 100 * GW_NS_PER_MS) * rate / GW_NS_PER_SEC;
+
+	if (due == 0)
+		return;
+	write_some(vm, (unsigned)due);
+	*from_ns = now;
+}
+
 static void *writer_main(void *arg)
 {
 	struct move_vm *vm = arg;
+	uint64_t from_ns = 0;
 
 	pthread_mutex_lock(&vm->lock);
 	while (!vm->quit) {
@@ -59,18 +77,14 @@ static void *writer_main(void *arg)
 			vm->parked = true;
 			pthread_cond_broadcast(&vm->change);
 			pthread_cond_wait(&vm->change, &vm->lock);
+			from_ns = gw_now_ns();
 			continue;
 		}
 		vm->parked = false;
 		pthread_mutex_unlock(&vm->lock);
-		if (vm->write_rate) {
-			unsigned percent = 100 - __atomic_load_n(&vm->slowed, __ATOMIC_RELAXED);
-
-			write_some(vm, (unsigned)GW_MAX(vm->write_rate * percent / 100000, 1ull));
-			usleep(1000);
-		} else {
-			usleep(200);
-		}
+		if (vm->write_rate)
+			write_due(vm, &from_ns);
+		usleep(vm->write_rate ? 1000 : 200);
 		pthread_mutex_lock(&vm->lock);
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -167,6 +181,25 @@ bool move_vm_running(struct move_vm *vm)
 	return run;
 }
 
+bool move_vm_catch_up(struct move_vm *vm, const struct move_vm *other)
+{
+	for (uint64_t i = 0; i < 50000000 && vm->rng != other->rng; i++)
+		write_some(vm, 1);
+	return vm->rng == other->rng;
+}
+
+bool move_vm_equal(const struct move_vm *a, const struct move_vm *b)
+{
+	unsigned n, m;
+	const struct gw_ram_region *x = gw_ram_regions(a->ram, &n), *y = gw_ram_regions(b->ram, &m);
+
+	for (unsigned i = 0; i < n && n == m; i++) {
+		if (x[i].size != y[i].size || memcmp(x[i].hva, y[i].hva, x[i].size))
+			return false;
+	}
+	return n == m && a->writes == b->writes && a->rng == b->rng;
+}
+
 static void op_slow(void *self, unsigned percent)
 {
 	struct move_vm *vm = self;
@@ -214,6 +247,16 @@ static bool op_running(void *self)
 	return move_vm_running(self);
 }
 
+static void keep_ram(struct move_vm *vm)
+{
+	unsigned count;
+	const struct gw_ram_region *r = gw_ram_regions(vm->ram, &count);
+	uint8_t *to = vm->saved_ram;
+
+	for (unsigned i = 0; i < count && to; to += r[i++].size)
+		memcpy(to, r[i].hva, r[i].size);
+}
+
 /* State: the guest's counter and random numbers, then padding. */
 static int op_save(void *self, struct gw_buf *out, struct gw_error *err)
 {
@@ -229,6 +272,7 @@ static int op_save(void *self, struct gw_buf *out, struct gw_error *err)
 	gw_put_le64(p, vm->writes);
 	gw_put_le64(p + 8, vm->rng);
 	out->len += 16 + vm->save_size;
+	keep_ram(vm);
 	return 0;
 }
 

@@ -16,9 +16,10 @@ struct move_vm {
 	struct gw_uffd_source *uffd; /* NULL: the device write log is the dirty source */
 	pthread_t thread;
 	bool threaded;
-	/* The writer: pages of [0, hot_pages) at random, at most write_rate a second (0: none). */
+	/* The writer: pages of [0, hot_pages) at random, write_rate a second (0: none). */
 	uint64_t hot_pages, write_rate;
 	uint64_t save_size;          /* bytes of padding in the saved state */
+	uint8_t *saved_ram;          /* where RAM is copied to when state is saved; NULL: nowhere */
 	uint32_t cpus;               /* as described to the other side */
 	bool fail_load, fail_save;
 	uint64_t unanswered_ms;      /* before the stop; 0: nobody waits */
@@ -47,6 +48,10 @@ void move_vm_fill(struct move_vm *vm, uint64_t seed, unsigned zero_every);
 void move_vm_run(struct move_vm *vm);
 void move_vm_stop(struct move_vm *vm);
 bool move_vm_running(struct move_vm *vm);
+/* Stopped: writes as its guest until it has written all that `other`, which began with the same state, has. False: never. */
+bool move_vm_catch_up(struct move_vm *vm, const struct move_vm *other);
+/* Same bytes in RAM, same state. */
+bool move_vm_equal(const struct move_vm *a, const struct move_vm *b);
 struct gw_move_vm move_vm_handle(struct move_vm *vm);
 
 #endif

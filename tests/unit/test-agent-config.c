@@ -47,9 +47,14 @@ static void test_vm_file(void **state)
 	assert_int_equal(gw_vmconfig_fill(c), 0);
 	assert_string_equal(c->nets[0]->mac, "52:54:00:00:00:01");
 	assert_int_equal(strncmp(c->nets[1]->mac, "52:54:00:", 9), 0);
+	assert_false(c->no_balloon);
+	assert_int_equal(c->share, GODWIT__VM_SHARE__SHARE_TENANT);
 	copy = gw_vmconfig_copy(c);
 	assert_non_null(copy);
 	assert_int_equal(gw_vmconfig_check(copy, &err), 0);
+	/* Of a later version. */
+	copy->share = (Godwit__VmShare)3;
+	assert_int_equal(gw_vmconfig_check(copy, &err), -EINVAL);
 	gw_vmconfig_free(copy);
 	gw_vmconfig_free(c);
 }
@@ -73,6 +78,8 @@ static const struct bad bad_vms[] = {
 	{ BASE "cpus =\n", "has no value" },
 	{ BASE "cpus\n", "neither" },
 	{ BASE "[vm]\n", "came before" },
+	{ BASE "balloon = large\n", "neither yes nor no" },
+	{ BASE "share = yes\n", "f:5: share: 'yes' is neither tenant, image nor off" },
 	{ BASE "[vm x]\n", "takes no name" },
 	{ BASE "[disk]\n", "needs a name" },
 	{ BASE "[disk a b]\n", "may hold letters" },
@@ -155,12 +162,24 @@ static const struct bad bad_confs[] = {
 	{ "[peers]\nh2 = 1.2.3.4\n", "needs a [tls]" },
 	{ "[peers]\nh2 = 1.2.3.4\nh2 = 1.2.3.5\n", "f:3: peer h2 is given twice" },
 	{ "[agent]\nallow-cli = a, b/c\n", "may hold" },
+	{ "[share]\nenable = perhaps\n", "neither yes nor no" },
+	{ "[share]\ncpu = 25\n", "no percentage" },
+	{ "[share]\ncpu = 0%\n", "within 1 to 100" },
+	{ "[share]\ndaemon = ksmd\n", "absolute" },
+	{ "[memory]\nreserve = 95%\n", "within 0 to 90" },
+	{ "[memory]\nreserve = some\n", "not a size" },
+	{ "[memory]\novercommit = 0\n", "from 0.1 to 16" },
+	{ "[memory]\novercommit = 1.\n", "no factor" },
+	{ "[memory]\novercommit = 1.555\n", "no factor" },
+	{ "[memory]\novercommit = -1\n", "no factor" },
 };
 
 static void test_conf(void **state)
 {
 	static const char good[] = "[agent]\nname = h1\nlisten = [::]:7410\nallow-cli = ann, bob\n"
 				   "[tls]\nca = /a\ncert = /b\nkey = /c\n[peers]\nh2 = 10.0.0.2\nh3 = host.example:99\n";
+	static const char sharing[] = "[share]\nenable = no\ndaemon = /opt/ksmd\ncpu = 40%\nmax-map-count = 100000\n"
+				      "[memory]\nreserve = 2G\novercommit = 1.5\n";
 	struct gw_error err = GW_ERROR_INIT;
 	struct gw_conf c;
 
@@ -170,7 +189,16 @@ static void test_conf(void **state)
 	assert_int_equal(c.npeers, 2);
 	assert_string_equal(c.socket, "/run/godwit/godwitd.sock");
 	gw_conf_release(&c);
+	assert_int_equal(gw_conf_parse("f", sharing, strlen(sharing), &c, &err), 0);
+	assert_false(c.share);
+	assert_string_equal(c.share_daemon, "/opt/ksmd");
+	assert_int_equal(c.share_cpu, 40);
+	assert_true(c.reserve == 2ull << 30 && c.reserve_percent == 0 && c.share_map_count == 100000);
+	assert_int_equal(c.overcommit, 150);
+	gw_conf_release(&c);
 	assert_int_equal(gw_conf_parse("f", "", 0, &c, &err), 0);
+	assert_true(c.share && c.share_cpu == 25 && c.reserve == 0 && c.reserve_percent == 5 && c.overcommit == 100);
+	assert_non_null(strstr(c.share_daemon, "/tests/godwit-ksmd"));
 	assert_false(gw_conf_has_tls(&c));
 	gw_conf_release(&c);
 	for (size_t i = 0; i < ARRAY_SIZE(bad_confs); i++) {

@@ -53,17 +53,17 @@ static void test_life(void **state)
 	char out[2048];
 
 	start_vm("v1", NULL);
-	check(agent_wait_state(&lab, 0, "v1", "running", 5));
+	check(agent_wait_state(&lab, 0, "v1", "running"));
 	check(agent_cli(&lab, 0, NULL, 0, "start v1") == 4);
 	check(agent_cli(&lab, 0, NULL, 0, "create %s", agent_vm_file(&lab, "v1", NULL)) == 4);
 	check(agent_cli(&lab, 0, NULL, 0, "pause v1") == 0);
-	check(agent_wait_state(&lab, 0, "v1", "paused", 1));
+	check(agent_wait_state(&lab, 0, "v1", "paused"));
 	check(agent_cli(&lab, 0, NULL, 0, "pause v1") == 4);
 	check(agent_cli(&lab, 0, NULL, 0, "stop v1") == 4);
 	check(agent_cli(&lab, 0, NULL, 0, "resume v1") == 0);
 	check(agent_cli(&lab, 0, NULL, 0, "rm v1") == 4);
 	check(agent_cli(&lab, 0, NULL, 0, "stop v1") == 0);
-	check(agent_wait_state(&lab, 0, "v1", "stopped", 1));
+	check(agent_wait_state(&lab, 0, "v1", "stopped"));
 	check(agent_vmms(&lab) == 0);
 	check(agent_cli(&lab, 0, NULL, 0, "stop v1") == 4);
 	check(agent_cli(&lab, 0, NULL, 0, "start v1") == 0);
@@ -94,7 +94,7 @@ static void test_start_fails(void **state)
 	check(agent_cli(&lab, 0, NULL, 0, "create %s", more) == 0);
 	check(agent_cli(&lab, 0, out, sizeof(out), "start v2") == 1);
 	check(strstr(out, "/bad is not a kernel"));
-	check(agent_wait_state(&lab, 0, "v2", "stopped", 1));
+	check(agent_wait_state(&lab, 0, "v2", "stopped"));
 	check(agent_cli(&lab, 0, NULL, 0, "rm v2") == 0);
 }
 
@@ -102,7 +102,7 @@ static void test_crash(void **state)
 {
 	start_vm("v3", NULL);
 	check(agent_kill_vmm(&lab, 0, "v3"));
-	check(agent_wait_state(&lab, 0, "v3", "crashed", 5));
+	check(agent_wait_state(&lab, 0, "v3", "crashed"));
 	check(agent_cli(&lab, 0, NULL, 0, "start v3") == 0);
 	check(agent_cli(&lab, 0, NULL, 0, "stop v3 --force") == 0);
 	check(agent_cli(&lab, 0, NULL, 0, "rm v3") == 0);
@@ -114,26 +114,26 @@ static void test_move(void **state)
 
 	start_vm("v4", NULL);
 	check(agent_cli(&lab, 0, out, sizeof(out), "move v4 nowhere") == 1 || strstr(out, "nowhere"));
-	check(agent_wait_state(&lab, 0, "v4", "running", 2));
+	check(agent_wait_state(&lab, 0, "v4", "running"));
 	if (agent_cli(&lab, 0, out, sizeof(out), "move v4 h2 --verify-digest") != 0) {
 		agent_lab_dump(&lab);
 		fail_msg("%s", out);
 	}
 	check(strstr(out, "moved to h2"));
 	check(strstr(out, "TLS"));
-	check(agent_wait_state(&lab, 0, "v4", "moved", 1));
-	check(agent_wait_state(&lab, 1, "v4", "running", 1));
+	check(agent_wait_state(&lab, 0, "v4", "moved"));
+	check(agent_wait_state(&lab, 1, "v4", "running"));
 	check(agent_vmms(&lab) == 1);
 	check(agent_cli(&lab, 0, out, sizeof(out), "start v4") == 4 && strstr(out, "moved to h2"));
 	check(agent_cli(&lab, 0, out, sizeof(out), "move v4 h2") == 4);
 	check(agent_cli(&lab, 1, out, sizeof(out), "move v4 h1 --json") == 0);
 	check(strstr(out, "\"moved\":true"));
-	check(agent_wait_state(&lab, 0, "v4", "running", 1));
-	check(agent_wait_state(&lab, 1, "v4", "moved", 1));
+	check(agent_wait_state(&lab, 0, "v4", "running"));
+	check(agent_wait_state(&lab, 1, "v4", "moved"));
 	/* Paused it moves as well, and stays so. */
 	check(agent_cli(&lab, 0, NULL, 0, "pause v4") == 0);
 	check(agent_cli(&lab, 0, out, sizeof(out), "move v4 h2") == 0);
-	check(agent_wait_state(&lab, 1, "v4", "paused", 1));
+	check(agent_wait_state(&lab, 1, "v4", "paused"));
 	check(agent_cli(&lab, 1, NULL, 0, "resume v4") == 0);
 	check(!agent_two_ran(&lab, "v4"));
 	check(agent_cli(&lab, 1, NULL, 0, "stop v4 --force") == 0);
@@ -152,17 +152,67 @@ static void test_move_refused(void **state)
 	check(agent_cli(&lab, 1, NULL, 0, "create %s", agent_vm_file(&lab, "v5", NULL)) == 0);
 	check(agent_cli(&lab, 0, out, sizeof(out), "move v5 h2") == 4);
 	check(strstr(out, "h2 refuses") && strstr(out, "exists here already"));
-	check(agent_wait_state(&lab, 0, "v5", "running", 2));
+	check(agent_wait_state(&lab, 0, "v5", "running"));
 	check(agent_cli(&lab, 1, NULL, 0, "rm v5") == 0);
 	check(agent_cli(&lab, 0, out, sizeof(out), "move v5 h1") == 4);
 	agent_host_kill(&lab, 1, SIGTERM);
 	check(agent_cli(&lab, 0, out, sizeof(out), "move v5 h2") != 0);
-	check(agent_wait_state(&lab, 0, "v5", "running", 2));
+	check(agent_wait_state(&lab, 0, "v5", "running"));
 	agent_host_start(&lab, 1, NULL);
 	check(agent_cli(&lab, 0, out, sizeof(out), "move v5 h2") == 0);
 	check(agent_cli(&lab, 1, NULL, 0, "stop v5 --force") == 0);
 	check(agent_cli(&lab, 1, NULL, 0, "rm v5") == 0);
 	check(agent_cli(&lab, 0, NULL, 0, "rm v5") == 0);
+}
+
+static void test_balloon(void **state)
+{
+	char out[4096];
+
+	start_vm("v1", NULL);
+	/* What the guest tells is waited for. */
+	check(agent_cli(&lab, 0, out, sizeof(out), "balloon v1") == 0);
+	check(strstr(out, "actual     8.0 MiB") && strstr(out, "free       4.0 MiB") && strstr(out, "0.0 s ago"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "balloon v1 --target 6M --json") == 0);
+	check(strstr(out, "\"target\": 6291456") && strstr(out, "\"free\": 4194304"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "show v1") == 0);
+	check(strstr(out, "balloon    2.0 MiB"));
+	check(agent_cli(&lab, 0, NULL, 0, "balloon v1 --target 0") == 2);
+	check(agent_cli(&lab, 0, NULL, 0, "balloon v1 --target much") == 2);
+	check(agent_cli(&lab, 0, NULL, 0, "balloon v2") == 3);
+	check(agent_cli(&lab, 0, NULL, 0, "move v1 h2") == 0);
+	check(agent_wait_state(&lab, 1, "v1", "running"));
+	check(agent_cli(&lab, 0, NULL, 0, "balloon v1") == 4);
+	check(agent_cli(&lab, 1, NULL, 0, "balloon v1") == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "stop v1") == 0);
+	/* None by the VM file. */
+	start_vm("v2", "balloon = no\n");
+	check(agent_cli(&lab, 0, out, sizeof(out), "balloon v2") == 1 && strstr(out, "no balloon"));
+	check(agent_cli(&lab, 0, NULL, 0, "move v2 h2") == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "balloon v2") == 1);
+	check(agent_cli(&lab, 1, NULL, 0, "stop v2") == 0);
+}
+
+/* A VM that began on a host whose VMM has no balloon, and says nothing of that. */
+static void test_older_source(void **state)
+{
+	char out[1024];
+
+	agent_host_kill(&lab, 0, SIGTERM);
+	setenv("GW_TEST_OLD", "1", 1);
+	agent_host_start(&lab, 0, NULL);
+	unsetenv("GW_TEST_OLD");
+	start_vm("v1", NULL);
+	check(agent_cli(&lab, 0, out, sizeof(out), "move v1 h2") == 0);
+	check(agent_wait_state(&lab, 1, "v1", "running"));
+	check(agent_cli(&lab, 1, NULL, 0, "balloon v1") == 1);
+	check(agent_cli(&lab, 1, NULL, 0, "stop v1") == 0);
+	/* What runs with one does not fit there. */
+	check(agent_cli(&lab, 1, NULL, 0, "create %s", agent_vm_file(&lab, "v2", NULL)) == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "start v2") == 0);
+	check(agent_cli(&lab, 1, out, sizeof(out), "move v2 h1") == 1 && strstr(out, "devices"));
+	check(agent_wait_state(&lab, 1, "v2", "running"));
+	check(agent_cli(&lab, 1, NULL, 0, "stop v2") == 0);
 }
 
 static void test_cancel(void **state)
@@ -173,30 +223,30 @@ static void test_cancel(void **state)
 	start_vm("v6", NULL);
 	check(agent_cli(&lab, 0, NULL, 0, "cancel v6") == 4);
 	/* Slow enough to be caught in the copy. */
-	move = agent_cli_start(&lab, 0, "move v6 h2 --bandwidth 512K");
-	check(agent_wait_state(&lab, 0, "v6", "moving", 5));
-	for (int i = 0; i < 200 && rc == 4; i++)
+	move = agent_cli_start(&lab, 0, "move v6 h2 --bandwidth 128K");
+	check(agent_wait_state(&lab, 0, "v6", "moving"));
+	for (int i = 0; i < 6000 && rc == 4; i++)
 		rc = agent_cli(&lab, 0, NULL, 0, "cancel v6");
 	check(rc == 0);
 	check(agent_cli_wait(move) == 7);
-	check(agent_wait_state(&lab, 0, "v6", "running", 5));
-	check(agent_wait_state(&lab, 1, "v6", "none", 5));
+	check(agent_wait_state(&lab, 0, "v6", "running"));
+	check(agent_wait_state(&lab, 1, "v6", "none"));
 	check(agent_vmms(&lab) == 1);
 	/* Ctrl-C says the same. */
-	move = agent_cli_start(&lab, 0, "move v6 h2 --bandwidth 512K");
-	check(agent_wait_state(&lab, 1, "v6", "incoming", 5));
+	move = agent_cli_start(&lab, 0, "move v6 h2 --bandwidth 128K");
+	check(agent_wait_state(&lab, 1, "v6", "incoming"));
 	kill(move, SIGINT);
 	check(agent_cli_wait(move) == 7);
-	check(agent_wait_state(&lab, 1, "v6", "none", 5));
+	check(agent_wait_state(&lab, 1, "v6", "none"));
 	/* The operator of the destination may refuse it too. */
-	move = agent_cli_start(&lab, 0, "move v6 h2 --bandwidth 512K");
-	check(agent_wait_state(&lab, 1, "v6", "incoming", 5));
+	move = agent_cli_start(&lab, 0, "move v6 h2 --bandwidth 128K");
+	check(agent_wait_state(&lab, 1, "v6", "incoming"));
 	rc = 4;
-	for (int i = 0; i < 200 && rc == 4; i++)
+	for (int i = 0; i < 6000 && rc == 4; i++)
 		rc = agent_cli(&lab, 1, NULL, 0, "cancel v6");
 	check(rc == 0);
 	check(agent_cli_wait(move) == 1);
-	check(agent_wait_state(&lab, 0, "v6", "running", 5));
+	check(agent_wait_state(&lab, 0, "v6", "running"));
 	check(agent_cli(&lab, 0, NULL, 0, "stop v6 --force") == 0);
 	check(agent_cli(&lab, 0, NULL, 0, "rm v6") == 0);
 }
@@ -207,7 +257,7 @@ static void test_agent_restart(void **state)
 	agent_host_kill(&lab, 0, SIGKILL);
 	check(agent_vmms(&lab) == 1);
 	agent_host_start(&lab, 0, NULL);
-	check(agent_wait_state(&lab, 0, "v7", "running", 5));
+	check(agent_wait_state(&lab, 0, "v7", "running"));
 	check(agent_cli(&lab, 0, NULL, 0, "start v7") == 4);
 	check(agent_vmms(&lab) == 1);
 	/* Adopted, it can do all that it could before. */
@@ -216,7 +266,7 @@ static void test_agent_restart(void **state)
 	check(agent_vmms(&lab) == 1);
 	check(agent_kill_vmm(&lab, 1, "v7"));
 	agent_host_start(&lab, 1, NULL);
-	check(agent_wait_state(&lab, 1, "v7", "stopped", 5));
+	check(agent_wait_state(&lab, 1, "v7", "stopped"));
 	check(agent_cli(&lab, 1, NULL, 0, "start v7") == 0);
 	check(agent_cli(&lab, 1, NULL, 0, "stop v7") == 0);
 	check(agent_cli(&lab, 1, NULL, 0, "rm v7") == 0);
@@ -243,7 +293,7 @@ static bool echoes(char **argv)
 	close(in[0]);
 	close(out[1]);
 	assert_int_equal(gw_write_full(in[1], "hello\n", 6, GW_NO_DEADLINE), 0);
-	while (used < sizeof(got) - 1 && !strstr(got, "hello\n") && gw_wait_fd(out[0], POLLIN, gw_now_ns() + 60 * GW_NS_PER_SEC) == 0) {
+	while (used < sizeof(got) - 1 && !strstr(got, "hello\n") && gw_wait_fd(out[0], POLLIN, gw_now_ns() + TEST_PATIENCE) == 0) {
 		ssize_t n = read(out[0], got + used, sizeof(got) - 1 - used);
 
 		if (n <= 0)
@@ -288,6 +338,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_crash, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_move, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_move_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_balloon, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_older_source, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancel, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_agent_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_console, setup, teardown),

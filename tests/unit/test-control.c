@@ -99,7 +99,7 @@ static int dial(void)
 
 static uint64_t soon(void)
 {
-	return gw_now_ns() + 60 * GW_NS_PER_SEC;
+	return gw_now_ns() + TEST_PATIENCE;
 }
 
 static void request(int sock, Godwit__VmmRequest__OpCase op)
@@ -149,6 +149,24 @@ static Godwit__VmmRunState state(int sock)
 	assert_true(reply->status->resident > 0);
 	godwit__vmm_reply__free_unpacked(reply, NULL);
 	return s;
+}
+
+static void balloon(int sock, uint64_t target, int error, uint64_t told)
+{
+	Godwit__VmmRequest req = GODWIT__VMM_REQUEST__INIT;
+	Godwit__Balloon b = GODWIT__BALLOON__INIT;
+	ProtobufCMessage *msg = NULL;
+	Godwit__VmmReply *reply;
+
+	b.target = target;
+	req.op_case = GODWIT__VMM_REQUEST__OP_BALLOON;
+	req.balloon = &b;
+	assert_int_equal(gw_frame_send(sock, 1, &req.base, NULL, 0, soon()), 0);
+	assert_int_equal(gw_frame_recv(sock, 2, &godwit__vmm_reply__descriptor, &msg, NULL, NULL, soon()), 0);
+	reply = (Godwit__VmmReply *)msg;
+	assert_int_equal(reply->error, error);
+	assert_true(error ? !reply->balloon : reply->balloon->target == told);
+	godwit__vmm_reply__free_unpacked(reply, NULL);
 }
 
 static void wait_event(int sock, const char *kind)
@@ -223,6 +241,10 @@ static void test_requests(void **arg)
 	assert_true(reply->features->tsc_khz > 0);
 	assert_non_null(memmem(reply->features->devices.data, reply->features->devices.len, "serial 0\n", 9));
 	godwit__vmm_reply__free_unpacked(reply, NULL);
+	balloon(sock, 0, 0, 128ull << 20);
+	balloon(sock, 63ull << 20, ERANGE, 0);
+	balloon(sock, 120ull << 20, 0, 120ull << 20);
+	balloon(sock, 0, 0, 120ull << 20);
 	ask(sock, GODWIT__VMM_REQUEST__OP_CANCEL, ENOENT);
 	ask(sock, GODWIT__VMM_REQUEST__OP__NOT_SET, ENOSYS);
 

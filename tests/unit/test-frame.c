@@ -14,7 +14,7 @@
 
 static uint64_t soon(void)
 {
-	return gw_now_ns() + 5 * GW_NS_PER_SEC;
+	return gw_now_ns() + TEST_PATIENCE;
 }
 
 static void message_and_descriptor_arrive(void **state)

@@ -102,7 +102,7 @@ static void expect(struct guest *g, const char *text, unsigned seconds)
 
 static void say(struct guest *g, const char *line)
 {
-	assert_int_equal(gw_write_full(g->console, line, strlen(line), gw_now_ns() + GW_NS_PER_SEC), 0);
+	assert_int_equal(gw_write_full(g->console, line, strlen(line), gw_now_ns() + TEST_PATIENCE), 0);
 }
 
 static void boot(struct guest *g, bool bitmap)

@@ -121,8 +121,8 @@ static void descriptors_travel_with_long_messages(void **state)
 	memset(out, 0x5a, LEN);
 	child = fork();
 	if (child == 0)
-		_exit(gw_send_fds(s[0], out, LEN, p, 2, gw_now_ns() + 10 * GW_NS_PER_SEC) == 0 ? 0 : 1);
-	assert_int_equal(gw_recv_fds(s[1], in, LEN, fds, &n, gw_now_ns() + 10 * GW_NS_PER_SEC), 0);
+		_exit(gw_send_fds(s[0], out, LEN, p, 2, gw_now_ns() + TEST_PATIENCE) == 0 ? 0 : 1);
+	assert_int_equal(gw_recv_fds(s[1], in, LEN, fds, &n, gw_now_ns() + TEST_PATIENCE), 0);
 	waitpid(child, NULL, 0);
 	assert_int_equal(n, 2);
 	assert_memory_equal(in, out, LEN);
@@ -145,7 +145,7 @@ static void reads_end_at_deadline_and_at_close(void **state)
 	assert_int_equal(gw_read_full(s[0], c, 1, gw_now_ns() + 5 * GW_NS_PER_MS), -ETIMEDOUT);
 	assert_int_equal(write(s[1], "x", 1), 1);
 	close(s[1]);
-	assert_int_equal(gw_read_full(s[0], c, 2, gw_now_ns() + GW_NS_PER_SEC), -EPIPE);
+	assert_int_equal(gw_read_full(s[0], c, 2, gw_now_ns() + TEST_PATIENCE), -EPIPE);
 	assert_int_equal(gw_write_full(s[0], c, 1, GW_NO_DEADLINE), -EPIPE);
 	close(s[0]);
 }

@@ -35,7 +35,7 @@ static struct gw_channel *join(int fd, unsigned number, bool client)
 		.number = number,
 		.secret = secret,
 		.move_id = move_id,
-		.deadline_ns = gw_now_ns() + 10 * GW_NS_PER_SEC,
+		.deadline_ns = gw_now_ns() + TEST_PATIENCE,
 	};
 	struct gw_error err = GW_ERROR_INIT;
 	struct gw_channel *ch;
@@ -107,7 +107,7 @@ static uint16_t hear(struct rig *r)
 	struct gw_frame_header h;
 	uint8_t *body;
 
-	if (gw_channel_receive(r->control, &h, &body, gw_now_ns() + 10 * GW_NS_PER_SEC, &err) < 0)
+	if (gw_channel_receive(r->control, &h, &body, gw_now_ns() + TEST_PATIENCE, &err) < 0)
 		return 0;
 	free(body);
 	return h.type;
@@ -287,8 +287,8 @@ static void malformed_control(void **state)
 	finish(&r);
 }
 
-/* Lets the source's engine come to its rounds. */
-static void accept_source(struct rig *r)
+/* Lets the source's engine come to its rounds; each ping is answered so late. */
+static void accept_source_slowly(struct rig *r, unsigned pong_ms)
 {
 	Godwit__StreamHelloReply reply = GODWIT__STREAM_HELLO_REPLY__INIT;
 
@@ -300,9 +300,15 @@ static void accept_source(struct rig *r)
 		Godwit__StreamPing pong = GODWIT__STREAM_PING__INIT;
 
 		assert_int_equal(hear(r), GW_STREAM_PING);
+		usleep(pong_ms * 1000);
 		pong.cookie = i;
 		say(r, GW_STREAM_PONG, &pong);
 	}
+}
+
+static void accept_source(struct rig *r)
+{
+	accept_source_slowly(r, 0);
 }
 
 static void bad_destinations(void **state)
@@ -353,11 +359,29 @@ static void bad_destinations(void **state)
 	finish(&r);
 }
 
+/* Pings that were held up, as on a busy machine, and a round that is not: with nothing left to send it is the last before the stop. */
+static void a_round_shorter_than_the_pings(void **state)
+{
+	struct rig r;
+
+	accept_source_slowly(&r, 300);
+	say_page(&r, GW_PAGE_ACK, false, 0, 1);
+	assert_int_equal(hear(&r), GW_STREAM_STATE);
+	say(&r, GW_STREAM_ABORT, &(Godwit__StreamAbort)GODWIT__STREAM_ABORT__INIT);
+	expect_failure(&r, "the destination ended the move");
+	assert_int_equal(r.end.latest.round, 2); /* of which one was the last */
+	finish(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(bad_hellos),	     cmocka_unit_test(bad_pages),	   cmocka_unit_test(commit_out_of_turn),
-		cmocka_unit_test(malformed_control), cmocka_unit_test(bad_destinations),
+		cmocka_unit_test(bad_hellos),
+		cmocka_unit_test(bad_pages),
+		cmocka_unit_test(commit_out_of_turn),
+		cmocka_unit_test(malformed_control),
+		cmocka_unit_test(bad_destinations),
+		cmocka_unit_test(a_round_shorter_than_the_pings),
 	};
 
 	gw_log_init("test", NULL, GW_LOG_ERROR);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "lib/buf.h"
 #include "lib/bytes.h"
@@ -141,6 +142,33 @@ static void make_golden_pages(struct gw_buf *out)
 	}
 }
 
+/* A block of 2 MiB that becomes zeros goes back to the host; one that spans two regions is cleared as well. */
+static void blocks_of_zeros_go_back(void **state)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	uint8_t raw[GW_STREAM_HEADER];
+	unsigned char vec[512];
+	struct gw_ram *ram;
+	uint32_t round = 0;
+	uint64_t pages = 0;
+
+	assert_int_equal(gw_ram_new(6 << 20, 4 << 20, 1 << 30, &ram, &err), 0);
+	for (uint64_t first = 0; first <= 768; first += 768) {
+		struct reader in = { raw, sizeof(raw), 0 };
+		const struct gw_page_io io = { read_bytes, count_acks, &in };
+
+		for (uint64_t i = 0; i < gw_ram_pages(ram); i++)
+			memset(gw_ram_page(ram, i), 1, GW_PAGE_SIZE);
+		gw_page_frame_encode(&(struct gw_page_frame){ GW_PAGE_ZERO, false, 512, first }, raw);
+		assert_int_equal(gw_receive_frame(&io, ram, &round, &pages, &err), 0);
+		assert_int_equal(mincore(gw_ram_page(ram, 0), 2 << 20, vec), 0);
+		assert_int_equal(vec[0] & 1, first != 0);
+		for (uint64_t i = 0; i < gw_ram_pages(ram); i++)
+			assert_int_equal(gw_page_is_zero(gw_ram_page(ram, i)), i >= first && i < first + 512);
+	}
+	gw_ram_free(ram);
+}
+
 static void make_golden_hello(struct gw_buf *out)
 {
 	Godwit__StreamHello hello = GODWIT__STREAM_HELLO__INIT;
@@ -270,6 +298,7 @@ int main(void)
 		cmocka_unit_test(frames_come_back),
 		cmocka_unit_test(nonsense_is_refused),
 		cmocka_unit_test(zero_pages_are_seen),
+		cmocka_unit_test(blocks_of_zeros_go_back),
 		cmocka_unit_test(golden_pages_are_taken),
 		cmocka_unit_test(golden_pages_cut_anywhere_fail),
 		cmocka_unit_test(golden_hello_is_understood),

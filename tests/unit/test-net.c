@@ -75,7 +75,7 @@ static size_t from_wire(struct fixture *f, uint8_t *data, size_t max)
 {
 	ssize_t n;
 
-	assert_int_equal(gw_wait_fd(f->wire, POLLIN, gw_now_ns() + 10 * GW_NS_PER_SEC), 0);
+	assert_int_equal(gw_wait_fd(f->wire, POLLIN, gw_now_ns() + TEST_PATIENCE), 0);
 	n = recv(f->wire, data, max, 0);
 	assert_true(n > 0);
 	return (size_t)n;
@@ -87,7 +87,7 @@ static void to_wire(struct fixture *f, size_t len, uint8_t seed)
 
 	for (size_t i = HDR; i < len; i++)
 		packet[i] = (uint8_t)(seed + i / 256);
-	assert_int_equal(gw_wait_fd(f->wire, POLLOUT, gw_now_ns() + 10 * GW_NS_PER_SEC), 0);
+	assert_int_equal(gw_wait_fd(f->wire, POLLOUT, gw_now_ns() + TEST_PATIENCE), 0);
 	assert_int_equal(send(f->wire, packet, len, 0), len);
 }
 
@@ -276,7 +276,7 @@ static void arrival_is_announced(void **state)
 	struct fixture *f = *state;
 	struct guest *g = &f->guest;
 	uint8_t frame[2048];
-	uint64_t start, first;
+	uint64_t start;
 	unsigned changes;
 
 	assert_true(guest_start(g, f->fake, SLOT, UINT64_MAX));
@@ -284,8 +284,6 @@ static void arrival_is_announced(void **state)
 	start = gw_now_ns();
 	f->dev.ops->announce(f->dev.self);
 	assert_int_equal(from_wire(f, frame, sizeof(frame)), HDR + 60);
-	first = gw_now_ns() - start;
-	assert_in_range(first, 0, GW_NS_PER_SEC);
 	assert_memory_equal(frame + HDR, "\xff\xff\xff\xff\xff\xff", 6);
 	assert_memory_equal(frame + HDR + 6, test_mac, 6);
 	assert_memory_equal(frame + HDR + 12, "\x80\x35", 2);
@@ -294,7 +292,7 @@ static void arrival_is_announced(void **state)
 		assert_int_equal(from_wire(f, frame, sizeof(frame)), HDR + 60);
 	/* Then it is the guest's turn. */
 	while (fake_raised(f->fake, GUEST_MESSAGE(SLOT, 0)) == changes)
-		assert_true(gw_now_ns() - start < 20 * GW_NS_PER_SEC && usleep(1000) == 0);
+		assert_true(gw_now_ns() - start < TEST_PATIENCE && usleep(1000) == 0);
 	assert_int_equal(fake_raised(f->fake, GUEST_MESSAGE(SLOT, 0)), changes + 1);
 	assert_int_equal(guest_config_read(g, 6, 2), VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE);
 	assert_int_equal(control(g, VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, "\0", 1), VIRTIO_NET_OK);
@@ -435,7 +433,7 @@ static void the_console_talks_and_remembers(void **state)
 	assert_true(guest_used(&g, 1, NULL, NULL));
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
 	gw_console_attach(vd, fds[1]);
-	assert_int_equal(gw_read_full(fds[0], text, 5, gw_now_ns() + 10 * GW_NS_PER_SEC), 0);
+	assert_int_equal(gw_read_full(fds[0], text, 5, gw_now_ns() + TEST_PATIENCE), 0);
 	assert_string_equal(text, "hello");
 	assert_int_equal(write(fds[0], "typed", 5), 5);
 	guest_add(&g, 0, &in, 1);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "lib/ram/ram.h"
 #include "lib/util.h"
@@ -111,6 +112,47 @@ static void no_mark_is_lost_between_takes(void **state)
 	gw_ram_free(ram);
 }
 
+/* What the host has of `pages` pages. */
+static unsigned resident(const struct gw_ram *ram, uint64_t gpa, unsigned pages)
+{
+	unsigned char vec[64];
+	unsigned n = 0;
+
+	assert_true(pages <= sizeof(vec));
+	assert_int_equal(mincore(gw_ram_ptr(ram, gpa, pages * 4096ull), pages * 4096ull, vec), 0);
+	for (unsigned i = 0; i < pages; i++)
+		n += vec[i] & 1;
+	return n;
+}
+
+static void discarded_pages_are_gone_and_dirty(void **state)
+{
+	struct gw_ram *ram = two_regions();
+	uint64_t bitmap[48] = { 0 };
+	uint8_t *p = gw_ram_ptr(ram, MIB, MIB);
+
+	memset(p, 1, MIB);
+	gw_ram_log_start(ram);
+	assert_int_equal(gw_ram_discard(ram, MIB + 4096, 8 * 4096), 0);
+	assert_int_equal(resident(ram, MIB, 32), 24);
+	assert_int_equal(p[4095], 1);
+	assert_int_equal(p[4096], 0);
+	assert_int_equal(p[9 * 4096 - 1], 0);
+	assert_int_equal(p[9 * 4096], 1);
+	assert_int_equal(gw_ram_log_take(ram, bitmap), 8);
+	assert_int_equal(bitmap[4], 0x1fe); /* page 256 is the first of the mebibyte */
+	/* Nothing but whole pages, all of RAM. */
+	assert_int_equal(gw_ram_discard(ram, MIB + 1, 4096), -EINVAL);
+	assert_int_equal(gw_ram_discard(ram, MIB, 4095), -EINVAL);
+	assert_int_equal(gw_ram_discard(ram, MIB, 0), -EFAULT);
+	assert_int_equal(gw_ram_discard(ram, 8 * MIB, 4096), -EFAULT);
+	assert_int_equal(gw_ram_discard(ram, MIB, 16 * MIB), -EFAULT);
+	assert_int_equal(gw_ram_discard(ram, UINT64_MAX & ~4095ull, 8192), -EFAULT);
+	assert_int_equal(gw_ram_log_take(ram, bitmap), 0);
+	assert_int_equal(p[0], 1);
+	gw_ram_free(ram);
+}
+
 static void digest_sees_one_bit(void **state)
 {
 	struct gw_ram *a = two_regions(), *b = two_regions();
@@ -132,6 +174,7 @@ int main(void)
 		cmocka_unit_test(ranges_are_checked_whole), cmocka_unit_test(indexes_skip_the_hole),
 		cmocka_unit_test(sizes_are_refused),        cmocka_unit_test(log_tells_spans_once),
 		cmocka_unit_test(no_mark_is_lost_between_takes), cmocka_unit_test(digest_sees_one_bit),
+		cmocka_unit_test(discarded_pages_are_gone_and_dirty),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -75,7 +75,7 @@ static void wait_text(struct session *s, const char *text)
 {
 	char buf[512];
 	size_t len = 0;
-	uint64_t deadline = gw_now_ns() + 20 * GW_NS_PER_SEC;
+	uint64_t deadline = gw_now_ns() + TEST_PATIENCE;
 
 	while (len < sizeof(buf) - 1) {
 		ssize_t n;
@@ -133,7 +133,7 @@ static int end(struct session *s)
 
 static void type(struct session *s, const char *keys, size_t len)
 {
-	assert_int_equal(gw_write_full(s->master, keys, len, gw_now_ns() + GW_NS_PER_SEC), 0);
+	assert_int_equal(gw_write_full(s->master, keys, len, gw_now_ns() + TEST_PATIENCE), 0);
 }
 
 static void test_keys(void **arg)

@@ -51,7 +51,7 @@ static const struct gw_tty_ops ops = { .room = room, .input = input };
 
 static uint64_t soon(void)
 {
-	return gw_now_ns() + 20 * GW_NS_PER_SEC;
+	return gw_now_ns() + TEST_PATIENCE;
 }
 
 static struct gw_tty *make(struct line *l, size_t space)
@@ -135,12 +135,10 @@ static void test_slow_reader(void **arg)
 	int slow = attach(tty, true), quick = attach(tty, true);
 	static char all[1 << 20];
 	size_t len = 0, total = 800000;
-	uint64_t begin = gw_now_ns();
 
-	/* Nobody reads `slow`: the vCPU must not notice. */
+	/* Nobody reads `slow`: the vCPU must not notice, else this never ends. */
 	for (size_t i = 0; i < total; i++)
 		gw_tty_put(tty, (uint8_t)('a' + i % 26));
-	assert_true(gw_now_ns() - begin < 20 * GW_NS_PER_SEC);
 	put(tty, "THE END");
 	/* Both see the end; what was missed in between is missing, not garbled at the end. */
 	for (int k = 0; k < 2; k++) {

@@ -3,48 +3,28 @@
 #include "uffd-source.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
 
+#include "lib/ram/pagemap.h"
+#include "lib/ram/uffd.h"
 #include "lib/util.h"
-
-/* Newer than Debian 12's headers. */
-#define FEATURE_WP_UNPOPULATED (1ull << 13)
-#define FEATURE_WP_ASYNC (1ull << 15)
-struct scan_range {
-	uint64_t start, end, categories;
-};
-struct scan_arg {
-	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define SCAN _IOWR('f', 16, struct scan_arg)
-#define SCAN_WP_MATCHING (1ull << 0)
-#define SCAN_CHECK_WPASYNC (1ull << 1)
-#define PAGE_WRITTEN (1ull << 1)
 
 struct gw_uffd_source {
 	struct gw_ram *ram;
 	int uffd;
-	int pagemap;
+	struct gw_pagemap *pagemap;
 	bool registered;
 };
 
 int gw_uffd_source_new(struct gw_ram *ram, struct gw_uffd_source **ret)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = FEATURE_WP_ASYNC | FEATURE_WP_UNPOPULATED };
 	struct gw_uffd_source *s = calloc(1, sizeof(*s));
-	int r = 0;
+	int r;
 
 	if (!s)
 		return -ENOMEM;
 	s->ram = ram;
-	s->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	s->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (s->uffd < 0 || s->pagemap < 0 || ioctl(s->uffd, UFFDIO_API, &api) < 0)
-		r = -errno;
+	s->uffd = gw_uffd_open(GW_UFFD_WP_ASYNC | GW_UFFD_WP_UNPOPULATED);
+	r = s->uffd < 0 ? s->uffd : gw_pagemap_new(&s->pagemap);
 	if (r < 0) {
 		gw_uffd_source_free(s);
 		return r;
@@ -59,11 +39,8 @@ static void unregister(struct gw_uffd_source *s)
 	unsigned count;
 
 	regions = gw_ram_regions(s->ram, &count);
-	for (unsigned i = 0; i < count && s->registered; i++) {
-		struct uffdio_range range = { (uintptr_t)regions[i].hva, regions[i].size };
-
-		ioctl(s->uffd, UFFDIO_UNREGISTER, &range);
-	}
+	for (unsigned i = 0; i < count && s->registered; i++)
+		gw_uffd_unregister(s->uffd, (uintptr_t)regions[i].hva, regions[i].size);
 	s->registered = false;
 }
 
@@ -73,40 +50,19 @@ void gw_uffd_source_free(struct gw_uffd_source *s)
 		return;
 	unregister(s);
 	gw_closep(&s->uffd);
-	gw_closep(&s->pagemap);
+	gw_pagemap_free(s->pagemap);
 	free(s);
 }
 
 /* Collects and protects again in one walk. */
 static int scan(struct gw_uffd_source *s, const struct gw_ram_region *r, uint64_t *bitmap)
 {
-	struct scan_range found[128];
-	struct scan_arg arg = {
-		.size = sizeof(arg),
-		.flags = SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC,
-		.start = (uintptr_t)r->hva,
-		.end = (uintptr_t)r->hva + r->size,
-		.vec = (uintptr_t)found,
-		.vec_len = ARRAY_SIZE(found),
-		.category_mask = PAGE_WRITTEN,
-		.return_mask = PAGE_WRITTEN,
-	};
+	static const struct gw_page_query written = { .all = GW_PAGE_WRITTEN, .rearm = true };
+	gw_autofree uint64_t *unwanted = bitmap ? NULL : calloc(gw_ram_bitmap_words(s->ram), sizeof(uint64_t));
 
-	while (arg.start < arg.end) {
-		int n = ioctl(s->pagemap, SCAN, &arg);
-
-		if (n < 0)
-			return -errno;
-		for (int i = 0; i < n && bitmap; i++) {
-			uint64_t first = r->first_page + ((found[i].start - (uintptr_t)r->hva) >> GW_PAGE_SHIFT);
-			uint64_t count = (found[i].end - found[i].start) >> GW_PAGE_SHIFT;
-
-			for (uint64_t k = first; k < first + count; k++)
-				bitmap[k / 64] |= 1ull << (k % 64);
-		}
-		arg.start = arg.walk_end;
-	}
-	return 0;
+	if (!bitmap && !unwanted)
+		return -ENOMEM;
+	return gw_pagemap_scan(s->pagemap, (uintptr_t)r->hva, (uintptr_t)r->hva + r->size, &written, bitmap ? bitmap : unwanted, r->first_page);
 }
 
 static int scan_all(struct gw_uffd_source *s, uint64_t *bitmap, struct gw_error *err)
@@ -132,11 +88,10 @@ static int source_start(void *self, struct gw_error *err)
 
 	regions = gw_ram_regions(s->ram, &count);
 	for (unsigned i = 0; i < count; i++) {
-		struct uffdio_register reg = { .range = { (uintptr_t)regions[i].hva, regions[i].size },
-					       .mode = UFFDIO_REGISTER_MODE_WP };
+		int r = gw_uffd_register(s->uffd, (uintptr_t)regions[i].hva, regions[i].size);
 
-		if (ioctl(s->uffd, UFFDIO_REGISTER, &reg) < 0)
-			return gw_error_errno(err, errno, "UFFDIO_REGISTER");
+		if (r < 0)
+			return gw_error_errno(err, r, "UFFDIO_REGISTER");
 	}
 	s->registered = true;
 	gw_ram_log_start(s->ram);

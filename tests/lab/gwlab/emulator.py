@@ -8,6 +8,10 @@ from .errors import LabError
 from .system import die_with_parent
 
 EMULATOR = "qemu-system-x86_64"
+# QEMU 7.2's cmpxchg16b takes the flags from a stale state: after `cmp` they are an operand's low half. Nobody sees it until an exit or an interrupt
+# comes right then; a guest that goes on with such flags dies. Kernels use the instruction in their allocators, when there is one.
+CPU = "EPYC,+svm,+npt,-cx16"
+
 # Each guest that boots and moves adds about 120 MiB of translated code. A host whose cache is full throws it all away and stands nearly still
 # for a second, its guests with it. A larger one is worse: with 2047 MiB encrypted moves of a busy guest took half as long again.
 TRANSLATION_CACHE_MIB = 384
@@ -40,7 +44,7 @@ def accelerator_arguments(cpus):
         return ["-accel", "kvm", "-cpu", "host"]
     # One thread for all CPUs of a host takes turns with them, and so keeps them coherent.
     thread = "multi" if cpus == 1 else "single"
-    return ["-accel", f"tcg,thread={thread},tb-size={TRANSLATION_CACHE_MIB}", "-cpu", "EPYC,+svm,+npt"]
+    return ["-accel", f"tcg,thread={thread},tb-size={TRANSLATION_CACHE_MIB}", "-cpu", CPU]
 
 
 def _network_arguments(name, tap, mac):

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Threads of the VMM: all signals blocked, since those meant for the process are the main thread's. */
-#ifndef GW_VMM_THREAD_H
-#define GW_VMM_THREAD_H
+/* Threads: all signals blocked, since those meant for the process are the main thread's. */
+#ifndef GW_LIB_THREAD_H
+#define GW_LIB_THREAD_H
 
 #include <pthread.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Threads of the VMM; see thread.h. */
-#include "vmm/thread.h"
+#include "lib/thread.h"
 
 #include <signal.h>
 

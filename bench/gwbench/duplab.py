@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's part of the dedup bench: Linux guests freshly booted from one Debian image in one emulated host, first without sharing, then with it;
+Godwit's VMs and page store in one round, QEMU's and kernel KSM in the other."""
+
+import json
+import time
+
+from cluster import Cluster, Guest, SharedDisk
+from gwbench.qemu import QEMU_GUEST
+from labtest import Lab, Probe, guest
+
+HOST = "h1"
+KINDS = ("6.12-cloud", "6.12-cloud", "6.1-cloud", "6.12-cloud", "6.1-cloud", "6.12-cloud", "6.12-cloud", "6.1-cloud")
+LIMIT_S = 600
+
+
+def mem_available(lab):
+    """Bytes; with what the host's kernel keeps at hand for its processor after much was freed, which MemAvailable leaves out."""
+    script = "awk '/^MemAvailable/ { free = $2 } /^ +count:/ { free += 4 * $2 } END { print free }' /proc/meminfo /proc/zoneinfo"
+    return int(lab.sh(HOST, script).stdout) << 10
+
+
+def cpu_seconds(lab, side):
+    """Processor time that sharing took, by the host's scheduler."""
+    if side == "ksm":
+        script = "cat /proc/$(pgrep -x ksmd)/schedstat"
+    else:
+        script = ("for p in $(pidof godwit-ksmd); do cat /proc/$p/task/*/schedstat; done; "
+                  "for c in /proc/[0-9]*/task/*/comm; do [ \"$(cat $c 2>/dev/null)\" = share ] && cat ${c%comm}schedstat; done; true")
+    return sum(int(line.split()[0]) for line in lab.sh(HOST, script).stdout.splitlines() if line) / 1e9
+
+
+class Scene:
+    """The guests: their disks at the driver's side, their shapes."""
+
+    def __init__(self, lab, vms, memory_mib, busy):
+        self.lab = lab
+        self.disks, self.guests = [], []
+        jobs = "heartbeat,redis" if busy else "heartbeat"
+        for i in range(vms):
+            self.disks.append(SharedDisk(lab, image=guest("rootfs"), port=10820 + i))
+            self.guests.append(Guest(lab, hosts=(HOST,), kind=KINDS[i % len(KINDS)] if busy else KINDS[0], name=f"vm{i}", memory_mib=memory_mib, jobs=jobs,
+                                     disk=self.disks[-1].uri, root="/dev/vda", ip=f"10.77.0.{110 + i}", mac=f"52:54:00:77:01:{i:02x}"))
+
+    def close(self):
+        for disk in self.disks:
+            disk.close()
+
+
+class GodwitSide:
+    name = "godwit"
+
+    def __init__(self, lab, scene):
+        self.lab = lab
+        self.cluster = Cluster(lab, hosts=(HOST,))
+        lab.sh(HOST, "sed -i 's/^.share.$/&\\ncpu = 100%/' /etc/godwit/godwitd.conf")
+        self.cluster.restart_agent(HOST)
+        self.guests = scene.guests
+        for g in self.guests:
+            self.cluster.create(HOST, g.vm_file())
+            self.cluster.godwit(HOST, "start", g.name)
+
+    def pids(self):
+        return self.lab.sh(HOST, "pidof godwit-vmm").stdout.split()
+
+    def share(self):
+        self.lab.sh(HOST, "sed -i 's/enable = no/enable = yes/' /etc/godwit/godwitd.conf")
+        self.cluster.restart_agent(HOST)
+
+    def calm(self):
+        """As it is when nobody hurries."""
+
+    def told(self):
+        return json.loads(self.cluster.godwit(HOST, "share", "--json").stdout)
+
+    def close(self):
+        for g in self.guests:
+            self.cluster.remove(g.name)
+
+
+class KsmSide:
+    name = "ksm"
+
+    def __init__(self, lab, scene):
+        self.lab, self.guests = lab, scene.guests
+        lab.sh(HOST, "cd /sys/kernel/mm/ksm; echo 2 > run; echo 0 > sleep_millisecs; echo 100000 > pages_to_scan; echo 1 > use_zero_pages")
+        for i, g in enumerate(self.guests):
+            lab.sh(HOST, "bash", "-c", QEMU_GUEST.format(i=i, memory=g.memory_mib, kernel=g.kernel, initrd=g.initrd, cmdline=g.cmdline, disk=g.disk, mac=g.mac))
+
+    def pids(self):
+        return self.lab.sh(HOST, "pidof qemu-system-x86_64").stdout.split()
+
+    def share(self):
+        self.lab.sh(HOST, "echo 1 > /sys/kernel/mm/ksm/run")
+
+    def calm(self):
+        self.lab.sh(HOST, "cd /sys/kernel/mm/ksm; echo 20 > sleep_millisecs; echo 100 > pages_to_scan")
+
+    def told(self):
+        return {}
+
+    def close(self):
+        self.lab.sh(HOST, "echo 2 > /sys/kernel/mm/ksm/run; pkill -9 -x qemu-system-x86; while pidof qemu-system-x86_64 > /dev/null; do usleep 50000; done; "
+                          "for t in $(ls /sys/class/net/br0/brif); do [ $t = eth0 ] || ip link del $t; done")
+
+
+def plateau(lab, baseline, began):
+    samples = []
+    while True:
+        time.sleep(1)
+        now, saved = time.monotonic() - began, mem_available(lab) - baseline
+        samples.append((now, saved))
+        recent = [s for t, s in samples if t > now - 20]
+        if (now > 30 and saved > 8 << 20 and max(recent) - min(recent) < max(saved // 100, 1 << 20)) or now > LIMIT_S:
+            final = sorted(recent)[len(recent) // 2]
+            return final, next(t for t, s in samples if s >= final * 0.97)
+
+
+def one_side(side_class, vms, memory_mib, busy, steady_s):
+    with Lab(hosts=1, memory="4G", with_qemu=True) as lab:
+        scene = Scene(lab, vms, memory_mib, busy)
+        side = side_class(lab, scene)
+        try:
+            for g in scene.guests:
+                Probe(lab, g.ip).wait_ready(300).kill()
+            time.sleep(5)
+            put_tool(lab)
+            bound = json.loads(lab.sh(HOST, "/srv/pagehash", *side.pids()).stdout)
+            baseline, cpu = mem_available(lab), cpu_seconds(lab, side.name)
+            began = time.monotonic()
+            side.share()
+            saved, converged = plateau(lab, baseline, began)
+            first = cpu_seconds(lab, side.name) - cpu
+            side.calm()
+            cpu, began = cpu_seconds(lab, side.name), time.monotonic()
+            time.sleep(steady_s)
+            steady = (cpu_seconds(lab, side.name) - cpu) / (time.monotonic() - began)
+            possible = (bound["zero"] + bound["within"] + bound["between"]) * 4096
+            maps = [int(lab.sh(HOST, f"wc -l < /proc/{pid}/maps").stdout) for pid in side.pids()]
+            return {"saved_bytes": saved, "bound_bytes": possible, "of_upper_bound": saved / possible, "zero_bytes": bound["zero"] * 4096,
+                    "within_bytes": bound["within"] * 4096, "between_bytes": bound["between"] * 4096, "converge_s": converged, "cpu_s": first,
+                    "steady_cpu": steady, "maps_per_vm": sorted(maps)[len(maps) // 2], "told": side.told()}
+        finally:
+            side.close()
+            scene.close()
+
+
+def put_tool(lab):
+    """pagehash, in the host under its own name."""
+    lab.put(HOST, guest("program", "pagehash"), "/srv")
+    lab.sh(HOST, "ln -sf /srv/pagehash-* /srv/pagehash")
+
+
+SIDES = (GodwitSide, KsmSide)

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Lazy loading: who fetches what next. Everything here is done with the lock held. See lazy.h. */
+#include <errno.h>
+
+#include "lib/util.h"
+#include "migrate/lazy-internal.h"
+
+#define WINDOW_PAGES 64u       /* around a page that somebody waits for */
+#define BACKGROUND_PAGES 1024u /* of one fetch */
+
+static void set_bit(uint64_t *bitmap, uint64_t page)
+{
+	bitmap[page / 64] |= 1ull << (page % 64);
+}
+
+static void clear_bit(uint64_t *bitmap, uint64_t page)
+{
+	bitmap[page / 64] &= ~(1ull << (page % 64));
+}
+
+static int push(struct gw_lazy_queue *q, uint64_t page)
+{
+	if (q->count == q->cap) {
+		size_t cap = q->cap ? q->cap * 2 : 64;
+		uint64_t *more = malloc(cap * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		for (size_t i = 0; i < q->count; i++)
+			more[i] = q->pages[(q->first + i) & (q->cap - 1)];
+		free(q->pages);
+		q->pages = more;
+		q->first = 0;
+		q->cap = cap;
+	}
+	q->pages[(q->first + q->count++) & (q->cap - 1)] = page;
+	return 0;
+}
+
+static bool pop(struct gw_lazy_queue *q, uint64_t *page)
+{
+	if (q->count == 0)
+		return false;
+	*page = q->pages[q->first];
+	q->first = (q->first + 1) & (q->cap - 1);
+	q->count--;
+	return true;
+}
+
+/* A hint for the next time: what finds no room is left out. */
+static void note_touched(struct gw_lazy *l, uint64_t first, uint64_t count)
+{
+	struct gw_snap_range *last = l->ntouched ? &l->touched[l->ntouched - 1] : NULL;
+
+	if (last && last->page + last->count == first) {
+		last->count += count;
+		return;
+	}
+	if (l->ntouched == l->touched_cap) {
+		size_t cap = GW_MAX(l->touched_cap * 2, (size_t)256);
+		struct gw_snap_range *more = cap <= GW_LAZY_MAX_TOUCHED ? realloc(l->touched, cap * sizeof(*more)) : NULL;
+
+		if (!more)
+			return;
+		l->touched = more;
+		l->touched_cap = cap;
+	}
+	l->touched[l->ntouched++] = (struct gw_snap_range){ first, count };
+}
+
+int gw_lazy_want(struct gw_lazy *l, uint64_t page)
+{
+	int r = 0;
+
+	if (gw_lazy_bit(l->wanted, page))
+		return 0; /* several wait for it */
+	if (!gw_lazy_bit(l->claimed, page))
+		r = push(&l->faults, page);
+	if (r < 0)
+		return r;
+	set_bit(l->wanted, page);
+	l->stats.waiting++;
+	l->stats.faults++;
+	return 0;
+}
+
+bool gw_lazy_placed(struct gw_lazy *l, uint64_t first, uint64_t count)
+{
+	bool waited = false;
+
+	for (uint64_t page = first; page < first + count; page++) {
+		if (!gw_lazy_bit(l->here, page))
+			l->stats.here++;
+		set_bit(l->here, page);
+		if (!gw_lazy_bit(l->wanted, page))
+			continue;
+		l->stats.waiting--;
+		clear_bit(l->wanted, page);
+		waited = true;
+	}
+	return waited;
+}
+
+void gw_lazy_unclaim(struct gw_lazy *l, const struct gw_lazy_work *work)
+{
+	for (unsigned i = 0; i < work->count; i++) {
+		for (uint64_t page = work->ranges[i].page; page < work->ranges[i].page + work->ranges[i].count; page++) {
+			if (gw_lazy_bit(l->here, page))
+				continue;
+			clear_bit(l->claimed, page);
+			/* Without memory for the queue the background brings it. */
+			if (gw_lazy_bit(l->wanted, page))
+				(void)push(&l->faults, page);
+			l->cursor = GW_MIN(l->cursor, page);
+		}
+	}
+}
+
+/* Claims what is free of first..end-1 and has content, as long as the work has room; returns the page at which it ended. */
+static uint64_t claim(struct gw_lazy *l, uint64_t first, uint64_t end, uint64_t most, struct gw_lazy_work *w)
+{
+	uint64_t page = first;
+
+	while (page < end && w->pages < most) {
+		const struct gw_snap_run *run = gw_snap_run_at(l->snap, page);
+		struct gw_snap_range *last = w->count ? &w->ranges[w->count - 1] : NULL;
+
+		if (!run)
+			return end;
+		page = GW_MAX(page, run->page);
+		for (; page < end && page < run->page + run->count && w->pages < most; page++) {
+			if (gw_lazy_bit(l->claimed, page))
+				continue;
+			if (!last || last->page + last->count != page) {
+				if (w->count == GW_LAZY_RANGES)
+					return page;
+				last = &w->ranges[w->count++];
+				*last = (struct gw_snap_range){ page, 0 };
+			}
+			set_bit(l->claimed, page);
+			last->count++;
+			w->pages++;
+		}
+	}
+	return GW_MIN(page, end);
+}
+
+static bool next_fault(struct gw_lazy *l, struct gw_lazy_work *w)
+{
+	uint64_t page;
+
+	while (pop(&l->faults, &page)) {
+		uint64_t first = GW_ALIGN_DOWN(page, (uint64_t)WINDOW_PAGES);
+		uint64_t end = GW_MIN(first + WINDOW_PAGES, gw_ram_pages(l->ram));
+
+		/* By now another thread has it, whose window it was in. */
+		if (gw_lazy_bit(l->claimed, page))
+			continue;
+		/* The page itself first, should there be more ranges than room. */
+		claim(l, page, end, WINDOW_PAGES, w);
+		claim(l, first, page, WINDOW_PAGES, w);
+		note_touched(l, w->ranges[0].page, w->ranges[0].count);
+		return true;
+	}
+	return false;
+}
+
+static bool next_background(struct gw_lazy *l, struct gw_lazy_work *w)
+{
+	while (l->order_at < l->norder && w->pages < BACKGROUND_PAGES && w->count < GW_LAZY_RANGES) {
+		const struct gw_snap_range *o = &l->order[l->order_at];
+
+		l->order_done = claim(l, o->page + l->order_done, o->page + o->count, BACKGROUND_PAGES, w) - o->page;
+		if (l->order_done < o->count)
+			break;
+		l->order_at++;
+		l->order_done = 0;
+	}
+	if (w->count == 0)
+		l->cursor = claim(l, l->cursor, gw_ram_pages(l->ram), BACKGROUND_PAGES, w);
+	return w->count > 0;
+}
+
+bool gw_lazy_next(struct gw_lazy *l, bool faults_only, struct gw_lazy_work *w)
+{
+	w->count = 0;
+	w->pages = 0;
+	if (next_fault(l, w))
+		return true;
+	return l->background && !faults_only && next_background(l, w);
+}

@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Memory that comes when it is touched: threads and faults. See lazy.h. */
+#include "migrate/lazy.h"
+
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+
+#include "lib/clock.h"
+#include "lib/log.h"
+#include "lib/ram/uffd.h"
+#include "lib/thread.h"
+#include "lib/util.h"
+#include "migrate/lazy-internal.h"
+#include "migrate/repo/touch.h"
+
+#define BLOCK_PAGES 512u /* 2 MiB */
+#define FAULTS_A_READ 32
+#define PLACE_PAGES 64u  /* at a time */
+#define BACKGROUND_NICE 5
+#define FIRST_BACKOFF (100 * GW_NS_PER_MS)
+#define LONGEST_BACKOFF (5 * GW_NS_PER_SEC)
+
+/* ---- registration ---- */
+
+static bool has_content(const struct gw_lazy *l, uint64_t first, uint64_t end)
+{
+	const struct gw_snap_run *run = gw_snap_run_at(l->snap, first);
+
+	return run && run->page < end;
+}
+
+/* Runs of blocks with content: fewer mappings than blocks, and what is zero stays ordinary memory, in huge pages. */
+static int register_region(struct gw_lazy *l, const struct gw_ram_region *r, struct gw_error *err)
+{
+	uint64_t pages = r->size >> GW_PAGE_SHIFT, from = 0, at = 0;
+	int e = 0;
+
+	while (at < pages && e == 0) {
+		uint64_t end = GW_MIN(at + BLOCK_PAGES, pages);
+		bool content = has_content(l, r->first_page + at, r->first_page + end);
+
+		if (!content)
+			from = end;
+		if (content && (end == pages || !has_content(l, r->first_page + end, r->first_page + GW_MIN(end + BLOCK_PAGES, pages))))
+			e = gw_uffd_register_missing(l->uffd, (uintptr_t)r->hva + (from << GW_PAGE_SHIFT), (end - from) << GW_PAGE_SHIFT);
+		at = end;
+	}
+	return e < 0 ? gw_error_errno(err, e, "userfaultfd cannot hold guest memory") : 0;
+}
+
+static int register_ram(struct gw_lazy *l, struct gw_error *err)
+{
+	unsigned count;
+	const struct gw_ram_region *regions = gw_ram_regions(l->ram, &count);
+	int r = 0;
+
+	l->uffd = gw_uffd_open(0);
+	if (l->uffd < 0)
+		return gw_error_errno(err, l->uffd, "no userfaultfd that holds the kernel's accesses (root, or /dev/userfaultfd, is needed)");
+	for (unsigned i = 0; i < count && r == 0; i++)
+		r = register_region(l, &regions[i], err);
+	return r;
+}
+
+/* Who still waits is woken, and finds zeros where nothing was placed. */
+static void unregister_ram(struct gw_lazy *l)
+{
+	unsigned count;
+	const struct gw_ram_region *regions = gw_ram_regions(l->ram, &count);
+
+	for (unsigned i = 0; i < count && l->uffd >= 0; i++)
+		(void)gw_uffd_unregister(l->uffd, (uintptr_t)regions[i].hva, regions[i].size);
+}
+
+/* ---- faults ---- */
+
+/* Index of the page at a host address; false: not of RAM. */
+static bool find_page(const struct gw_lazy *l, uint64_t address, uint64_t *page)
+{
+	unsigned count;
+	const struct gw_ram_region *regions = gw_ram_regions(l->ram, &count);
+
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t start = (uintptr_t)regions[i].hva;
+
+		if (address >= start && address - start < regions[i].size) {
+			*page = regions[i].first_page + ((address - start) >> GW_PAGE_SHIFT);
+			return true;
+		}
+	}
+	return false;
+}
+
+static void take_fault(struct gw_lazy *l, uint64_t address)
+{
+	uint64_t page;
+	const struct gw_snap_run *run;
+	bool zero;
+	int r = 0;
+
+	if (!find_page(l, address, &page))
+		return;
+	run = gw_snap_run_at(l->snap, page);
+	zero = !run || run->page > page;
+	pthread_mutex_lock(&l->lock);
+	/* What was here and is missing was given back by the guest. */
+	zero |= gw_lazy_bit(l->here, page);
+	if (!zero) {
+		r = gw_lazy_want(l, page);
+		pthread_cond_broadcast(&l->work);
+	}
+	if (!zero && l->stats.stalled)
+		pthread_cond_broadcast(&l->news);
+	pthread_mutex_unlock(&l->lock);
+	if (r < 0)
+		gw_warn("loading: out of memory: a page that is waited for comes when its turn is");
+	if (zero && gw_uffd_zero(l->uffd, (uintptr_t)gw_ram_page(l->ram, page), GW_PAGE_SIZE) < 0)
+		gw_warn("loading: a page of zeros cannot be placed");
+}
+
+static void *handler_main(void *arg)
+{
+	struct gw_lazy *l = arg;
+	struct uffd_msg msgs[FAULTS_A_READ];
+
+	for (;;) {
+		struct pollfd p[2] = { { .fd = l->uffd, .events = POLLIN }, { .fd = l->wake_fd, .events = POLLIN } };
+		ssize_t n;
+
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			break;
+		if (p[1].revents)
+			break;
+		n = read(l->uffd, msgs, sizeof(msgs));
+		for (ssize_t i = 0; i < n / (ssize_t)sizeof(msgs[0]); i++) {
+			if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
+				take_fault(l, msgs[i].arg.pagefault.address);
+		}
+	}
+	return NULL;
+}
+
+/* ---- fetching ---- */
+
+/* Pages that a fetch delivers one by one, gathered to be placed together. */
+struct placing {
+	struct gw_lazy *l;
+	uint64_t first, count;
+	int error; /* of placing, not of reading */
+	uint8_t *data;
+};
+
+static int place(struct placing *p)
+{
+	struct gw_lazy *l = p->l;
+	const uint8_t *from = p->data;
+
+	while (p->count > 0 && p->error == 0) {
+		uint64_t n = GW_MIN(p->count, gw_ram_contiguous(l->ram, p->first));
+
+		p->error = gw_uffd_copy(l->uffd, (uintptr_t)gw_ram_page(l->ram, p->first), from, n << GW_PAGE_SHIFT);
+		if (p->error == 0) {
+			bool waited;
+
+			pthread_mutex_lock(&l->lock);
+			waited = gw_lazy_placed(l, p->first, n);
+			pthread_mutex_unlock(&l->lock);
+			/* Placed, given back and touched again before it was noted: that fault was told before it could be told as one of zeros. */
+			if (waited)
+				(void)gw_uffd_wake(l->uffd, (uintptr_t)gw_ram_page(l->ram, p->first), n << GW_PAGE_SHIFT);
+		}
+		from += n << GW_PAGE_SHIFT;
+		p->first += n;
+		p->count -= n;
+	}
+	return p->error;
+}
+
+static int take_page(void *self, uint64_t page, const void *data)
+{
+	struct placing *p = self;
+	int r = p->count && (page != p->first + p->count || p->count == PLACE_PAGES) ? place(p) : 0;
+
+	if (r < 0)
+		return r;
+	if (p->count == 0)
+		p->first = page;
+	memcpy(p->data + (p->count++ << GW_PAGE_SHIFT), data, GW_PAGE_SIZE);
+	return 0;
+}
+
+/* With the lock held: how the read ended. */
+static void note_read(struct gw_lazy *l, const struct gw_lazy_work *work, int r, const struct gw_error *err)
+{
+	bool was = l->stats.stalled;
+
+	l->stats.stalled = r < 0;
+	if (r < 0) {
+		gw_lazy_unclaim(l, work);
+		snprintf(l->stats.why, sizeof(l->stats.why), "%.250s", gw_error_text(err));
+		l->backoff_ns = was ? GW_MIN(l->backoff_ns * 2, LONGEST_BACKOFF) : FIRST_BACKOFF;
+		l->retry_ns = gw_now_ns() + l->backoff_ns;
+	} else {
+		l->stats.why[0] = '\0';
+	}
+	if (was != l->stats.stalled)
+		pthread_cond_broadcast(&l->work);
+	if (was != l->stats.stalled || l->stats.here >= l->stats.pages)
+		pthread_cond_broadcast(&l->news);
+}
+
+static int fetch(struct placing *p, const struct gw_lazy_work *work, struct gw_error *err)
+{
+	int r;
+
+	p->count = 0;
+	p->error = 0;
+	r = gw_snap_fetch(p->l->snap, work->ranges, work->count, take_page, p, err);
+	if (r == 0)
+		r = place(p);
+	return p->error ? gw_error_errno(err, p->error, "pages cannot be placed") : r;
+}
+
+/* With the lock held. While reads fail, one thread at a time tries, now and then. */
+static bool next_read(struct gw_lazy *l, bool faults_only, struct gw_lazy_work *work)
+{
+	if (l->stats.stalled && gw_now_ns() < l->retry_ns)
+		return false;
+	if (!gw_lazy_next(l, faults_only, work))
+		return false;
+	l->retry_ns = gw_now_ns() + LONGEST_BACKOFF;
+	return true;
+}
+
+static void wait_work(struct gw_lazy *l)
+{
+	uint64_t now = gw_now_ns();
+	uint64_t until = l->stats.stalled && l->retry_ns > now ? l->retry_ns : now + GW_NS_PER_SEC;
+	struct timespec ts = { (time_t)(until / GW_NS_PER_SEC), (long)(until % GW_NS_PER_SEC) };
+
+	pthread_cond_timedwait(&l->work, &l->lock, &ts);
+}
+
+struct fetcher {
+	struct gw_lazy *l;
+	bool faults_only;
+};
+
+static void *fetcher_main(void *arg)
+{
+	struct fetcher f = *(struct fetcher *)arg;
+	struct gw_lazy *l = f.l;
+	gw_autofree uint8_t *data = malloc(PLACE_PAGES << GW_PAGE_SHIFT);
+	struct placing p = { .l = l, .data = data };
+	struct gw_lazy_work work;
+
+	free(arg);
+	/* What nobody waits for yet leaves the processors to the VM. */
+	if (!f.faults_only)
+		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), BACKGROUND_NICE);
+	pthread_mutex_lock(&l->lock);
+	while (data && !l->quit) {
+		struct gw_error err = GW_ERROR_INIT;
+		int r;
+
+		if (!next_read(l, f.faults_only, &work)) {
+			wait_work(l);
+			continue;
+		}
+		pthread_mutex_unlock(&l->lock);
+		r = fetch(&p, &work, &err);
+		pthread_mutex_lock(&l->lock);
+		note_read(l, &work, r, &err);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return NULL;
+}
+
+/* ---- life ---- */
+
+static uint64_t count_content(struct gw_snap *snap)
+{
+	uint64_t n, pages = 0;
+	const struct gw_snap_run *runs = gw_snap_runs(snap, &n);
+
+	for (uint64_t i = 0; i < n; i++)
+		pages += runs[i].count;
+	return pages;
+}
+
+static int start_threads(struct gw_lazy *l, struct gw_error *err)
+{
+	int r = gw_thread_create(&l->handler, handler_main, l);
+
+	l->handling = r == 0;
+	while (r == 0 && l->nfetchers < GW_LAZY_FETCHERS) {
+		struct fetcher *f = malloc(sizeof(*f));
+
+		if (!f)
+			return gw_error_set(err, ENOMEM, "out of memory");
+		*f = (struct fetcher){ l, l->nfetchers == 0 };
+		r = gw_thread_create(&l->fetchers[l->nfetchers], fetcher_main, f);
+		if (r == 0)
+			l->nfetchers++;
+		else
+			free(f);
+	}
+	return r < 0 ? gw_error_errno(err, r, "cannot start the threads that bring memory") : 0;
+}
+
+static void init_conds(struct gw_lazy *l)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&l->work, &attr);
+	pthread_cond_init(&l->news, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lazy **ret, struct gw_error *err)
+{
+	struct gw_lazy *l = calloc(1, sizeof(*l));
+	size_t words = gw_ram_bitmap_words(ram);
+	int r = 0;
+
+	if (!l)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	l->ram = ram;
+	l->snap = snap;
+	l->uffd = -1;
+	pthread_mutex_init(&l->lock, NULL);
+	init_conds(l);
+	l->stats.pages = count_content(snap);
+	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->here = calloc(words, sizeof(uint64_t));
+	l->claimed = calloc(words, sizeof(uint64_t));
+	l->wanted = calloc(words, sizeof(uint64_t));
+	if (!l->here || !l->claimed || !l->wanted || l->wake_fd < 0)
+		r = gw_error_set(err, ENOMEM, "out of memory");
+	r = r ?: register_ram(l, err);
+	r = r ?: start_threads(l, err);
+	if (r < 0) {
+		gw_lazy_free(l);
+		return r;
+	}
+	*ret = l;
+	return 0;
+}
+
+int gw_lazy_background(struct gw_lazy *l, const struct gw_snap_range *order, size_t count)
+{
+	struct gw_snap_range *copy = malloc((count + 1) * sizeof(*copy));
+
+	if (!copy)
+		return -ENOMEM;
+	if (count)
+		memcpy(copy, order, count * sizeof(*copy));
+	pthread_mutex_lock(&l->lock);
+	free(l->order);
+	l->order = copy;
+	l->norder = count;
+	l->order_at = l->order_done = 0;
+	l->background = true;
+	pthread_cond_broadcast(&l->work);
+	pthread_mutex_unlock(&l->lock);
+	return 0;
+}
+
+/* With the lock held. */
+static bool stands_still(const struct gw_lazy *l)
+{
+	return l->stats.stalled && l->stats.waiting > 0;
+}
+
+bool gw_lazy_wait(struct gw_lazy *l, bool stalled, uint64_t deadline_ns)
+{
+	struct timespec ts = { (time_t)(deadline_ns / GW_NS_PER_SEC), (long)(deadline_ns % GW_NS_PER_SEC) };
+	bool all;
+
+	pthread_mutex_lock(&l->lock);
+	while (l->stats.here < l->stats.pages && stands_still(l) == stalled) {
+		if (pthread_cond_timedwait(&l->news, &l->lock, &ts) == ETIMEDOUT)
+			break;
+	}
+	all = l->stats.here >= l->stats.pages;
+	pthread_mutex_unlock(&l->lock);
+	return all;
+}
+
+void gw_lazy_stats(struct gw_lazy *l, struct gw_lazy_stats *ret)
+{
+	pthread_mutex_lock(&l->lock);
+	*ret = l->stats;
+	pthread_mutex_unlock(&l->lock);
+}
+
+int gw_lazy_touched(struct gw_lazy *l, struct gw_buf *out)
+{
+	struct gw_snap_range *all;
+	int r = -ENOMEM;
+
+	pthread_mutex_lock(&l->lock);
+	all = malloc((l->norder + l->ntouched + 1) * sizeof(*all));
+	if (all) {
+		size_t n = 0;
+
+		for (size_t i = 0; i < l->norder; i++)
+			all[n++] = l->order[i];
+		for (size_t i = 0; i < l->ntouched && n < GW_LAZY_MAX_TOUCHED; i++)
+			all[n++] = l->touched[i];
+		r = gw_touch_encode(all, n, out);
+	}
+	pthread_mutex_unlock(&l->lock);
+	free(all);
+	return r;
+}
+
+static void join_fetchers(struct gw_lazy *l)
+{
+	pthread_mutex_lock(&l->lock);
+	l->quit = true;
+	pthread_cond_broadcast(&l->work);
+	pthread_mutex_unlock(&l->lock);
+	while (l->nfetchers > 0)
+		pthread_join(l->fetchers[--l->nfetchers], NULL);
+}
+
+void gw_lazy_forget(struct gw_lazy *l)
+{
+	join_fetchers(l);
+	unregister_ram(l);
+	pthread_mutex_lock(&l->lock);
+	l->stats.here = l->stats.pages;
+	l->stats.stalled = false;
+	pthread_cond_broadcast(&l->news);
+	pthread_mutex_unlock(&l->lock);
+}
+
+void gw_lazy_free(struct gw_lazy *l)
+{
+	uint64_t one = 1;
+
+	if (!l)
+		return;
+	join_fetchers(l);
+	if (l->handling && write(l->wake_fd, &one, sizeof(one)) == sizeof(one))
+		pthread_join(l->handler, NULL);
+	unregister_ram(l);
+	gw_closep(&l->uffd);
+	gw_closep(&l->wake_fd);
+	pthread_cond_destroy(&l->work);
+	pthread_cond_destroy(&l->news);
+	pthread_mutex_destroy(&l->lock);
+	free(l->here);
+	free(l->claimed);
+	free(l->wanted);
+	free(l->faults.pages);
+	free(l->order);
+	free(l->touched);
+	free(l);
+}

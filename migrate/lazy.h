@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * DOC: memory that comes from a snapshot when it is touched
+ *
+ * A VM that is resumed runs before its memory is here. Its RAM is empty and registered with a userfaultfd that holds the kernel's accesses
+ * too: whoever touches a page that is missing, a vCPU, a device's thread or a system call, waits until it is placed.
+ *
+ * - One thread reads faults. A page of zeros is placed at once. For others, threads fetch the part of the snapshot around it; what the VM waits
+ *   for always comes before what it may need later, and one thread does nothing else.
+ * - Once asked for (gw_lazy_background()) the other threads bring the rest: first what the VM touched first when it was last resumed, in that
+ *   order, then page by page, in reads of megabytes.
+ * - A page is placed whole, once, and only with bytes that the repository's reader has verified. What cannot be read is not placed, and tried
+ *   again and again: until then who touched it waits, and gw_lazy_stats() says why.
+ * - Blocks of 2 MiB that are all zeros are not registered. When all is here nothing is.
+ *
+ * Pages that the guest gives back meanwhile (gw_ram_discard()) read as zeros when they had been here, else as what they held: a guest does not rely on either
+ * (virtio 1.2, 5.5.6.7).
+ */
+#ifndef GW_MIGRATE_LAZY_H
+#define GW_MIGRATE_LAZY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/buf.h"
+#include "lib/error.h"
+#include "lib/ram/ram.h"
+#include "migrate/repo/snap.h"
+
+struct gw_lazy;
+
+struct gw_lazy_stats {
+	uint64_t pages;    /* that the snapshot has content for */
+	uint64_t here;     /* of them placed */
+	uint64_t faults;   /* pages that somebody waited for, so far */
+	uint64_t waiting;  /* that somebody waits for now */
+	bool stalled;      /* the last read failed; it is tried again */
+	char why[256];
+};
+
+/*
+ * `ram` must be empty and nobody else's userfaultfd have it. From now on pages come when they are touched. `snap` has as many pages; both borrowed. Threads that touch
+ * `ram` can wait without end: whoever ends this before all is here makes sure that there are none. -EPERM, -ENOSYS: this host allows no userfaultfd
+ * that holds the kernel's faults.
+ */
+int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lazy **ret, struct gw_error *err);
+/* Fetches the rest, in this order first (may be empty); copied. 0 or -ENOMEM. */
+int gw_lazy_background(struct gw_lazy *l, const struct gw_snap_range *order, size_t count);
+/* True when all is here. Waits until then, or until the VM begins or ceases to wait for what cannot be read, or for the deadline. */
+bool gw_lazy_wait(struct gw_lazy *l, bool stalled, uint64_t deadline_ns);
+void gw_lazy_stats(struct gw_lazy *l, struct gw_lazy_stats *ret);
+/* In which order pages were touched (repo/touch.h), those of gw_lazy_background() first. 0 or -ENOMEM. */
+int gw_lazy_touched(struct gw_lazy *l, struct gw_buf *out);
+/* What is missing is zero from now on: the guest begins anew. Nobody touches RAM meanwhile. */
+void gw_lazy_forget(struct gw_lazy *l);
+/* Reads that are under way must fail soon: gw_repo_cancel(). Takes NULL. */
+void gw_lazy_free(struct gw_lazy *l);
+
+#endif

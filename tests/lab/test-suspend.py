@@ -1,0 +1,142 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""VMs that are suspended to a repository and resumed, on the same host and on another one; snapshots, cancelling, a VMM that is killed."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from cluster import TOP, Cluster, Guest  # noqa: E402
+from labtest import Probe, Tests, wait_for  # noqa: E402
+
+tests = Tests()
+URL = "file:///srv/repo"
+PASS = ("--passphrase-file", "/etc/godwit/passphrase")
+
+
+def begin(lab, failpoints=""):
+    """A VM that checks its own memory, and an empty repository on h1: config and key of the golden one."""
+    cluster = Cluster(lab, failpoints=failpoints)
+    for host in cluster.hosts:
+        lab.sh(host, "rm -rf /srv/repo; printf 'golden passphrase' > /etc/godwit/passphrase")
+    with tempfile.TemporaryDirectory() as work:
+        Path(work, "repo").mkdir()
+        for part in ("config", "keys"):
+            source = TOP / "tests/golden/repo-v1" / part
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(work, "repo", part))
+        lab.put("h1", f"{work}/repo", "/srv")
+    vm = Guest(lab, name="vm", jobs="heartbeat,dirty:4:16", memory_mib=160)
+    cluster.create("h1", vm.vm_file())
+    cluster.godwit("h1", "start", "vm")
+    return cluster, Probe(lab).wait_ready(300)
+
+
+def end(cluster, probe):
+    cluster.remove("vm")
+    probe.kill()
+    for host in cluster.hosts:
+        cluster.kill_agent(host)
+
+
+def save(cluster, host, command, *options):
+    done = cluster.godwit(host, command, "vm", "--to", URL, *PASS, "--json", *options)
+    return json.loads(done.stdout.splitlines()[-1])["result"]
+
+
+def resume(cluster, host, *options, check=True):
+    return cluster.godwit(host, "resume", "vm", "--from", URL, *PASS, *options, check=check)
+
+
+def copy_repository(lab, source, target):
+    with tempfile.TemporaryDirectory() as work:
+        lab.sh(source, "tar cf /tmp/repo.tar -C /srv repo")
+        lab.get(source, "/tmp/repo.tar", work)
+        lab.put(target, f"{work}/repo.tar", "/tmp")
+    lab.sh(target, "rm -rf /srv/repo; tar xf /tmp/repo.tar -C /srv; rm /tmp/repo.tar")
+    lab.sh(source, "rm /tmp/repo.tar")
+
+
+def answers(lab, probe):
+    probe.result()
+    wait_for(lambda: probe.result()["received"] > 0, 60, "the guest answers")
+    faultless, verdict = lab.check_workload()
+    assert faultless, verdict
+
+
+def all_here(cluster, host):
+    wait_for(lambda: cluster.show(host, "vm")["load"]["phase"] == "done", 120, "all of its memory is here", poll=0.5)
+
+
+@tests.test
+def suspended_here_and_resumed_here_and_there(lab):
+    cluster, probe = begin(lab)
+    first = save(cluster, "h1", "suspend", "--live")
+    assert cluster.state("h1", "vm") == "suspended" and not lab.sh("h1", "pidof godwit-vmm", check=False).stdout.strip()
+    refused = cluster.godwit("h1", "start", "vm", check=False)
+    assert refused.returncode == 4 and "resume" in refused.stderr, refused
+    print("     " + resume(cluster, "h1").stdout.strip())
+    answers(lab, probe)
+    all_here(cluster, "h1")
+    second = save(cluster, "h1", "suspend")
+    assert second["generation"] == 2 and second["stored_bytes"] < first["stored_bytes"] / 2, (first, second)
+    copy_repository(lab, "h1", "h2")
+    print("     " + resume(cluster, "h1", "--on", "h2").stdout.strip())
+    assert cluster.running_on("vm") == ["h2"] and cluster.state("h1", "vm") == "moved"
+    answers(lab, probe)
+    # It is h2's now: the snapshot that is still on h1 must not run a second time.
+    assert resume(cluster, "h1", check=False).returncode == 4 and cluster.running_on("vm") == ["h2"]
+    all_here(cluster, "h2")
+    report = cluster.move("h2", "vm", "h1", "--verify-digest")
+    assert report["phase"] == "done" and lab.check_workload()[0], report
+    print(f"     stored {first['stored_bytes'] >> 10} KiB, then {second['stored_bytes'] >> 10} KiB; stood still {first['stopped_us'] // 1000} ms live")
+    end(cluster, probe)
+
+
+@tests.test
+def a_snapshot_goes_on(lab):
+    cluster, probe = begin(lab)
+    probe.result()
+    told = save(cluster, "h1", "snapshot")
+    seen = probe.outage()
+    print(f"     outside {seen:.0f} ms, told {told['stopped_us'] / 1000:.0f} ms, {told['round']} rounds")
+    assert told["saved"] and cluster.running_on("vm") == ["h1"], told
+    assert resume(cluster, "h1", check=False).returncode == 4 and cluster.running_on("vm") == ["h1"]
+    answers(lab, probe)
+    end(cluster, probe)
+
+
+@tests.test
+def cancelled_it_runs_on(lab):
+    cluster, probe = begin(lab, failpoints="save-state=delay:8000")
+    saver = lab.background("h1", "godwit", "suspend", "vm", "--to", URL, *PASS, "--json")
+    wait_for(lambda: (cluster.show("h1", "vm")["save"] or {}).get("phase") == "stop", 60, "it stands still")
+    cluster.godwit("h1", "cancel", "vm")
+    out, _ = saver.process.communicate(timeout=60)
+    assert saver.process.returncode == 7 and cluster.running_on("vm") == ["h1"], out
+    answers(lab, probe)
+    assert save(cluster, "h1", "suspend")["saved"] and resume(cluster, "h1")
+    answers(lab, probe)
+    end(cluster, probe)
+
+
+@tests.test
+def a_vmm_that_is_killed_leaves_nothing_half(lab):
+    cluster, probe = begin(lab, failpoints="save-state=kill")
+    done = cluster.godwit("h1", "suspend", "vm", "--to", URL, *PASS, check=False)
+    assert done.returncode != 0 and cluster.state("h1", "vm") == "crashed", done
+    assert not lab.sh("h1", "find /srv/repo/snapshots -type f 2> /dev/null", check=False).stdout.strip()
+    cluster.restart_agent("h1")
+    assert resume(cluster, "h1", check=False).returncode != 0
+    cluster.godwit("h1", "start", "vm")
+    answers(lab, probe)
+    assert save(cluster, "h1", "suspend")["saved"] and resume(cluster, "h1")
+    answers(lab, probe)
+    end(cluster, probe)
+
+
+if __name__ == "__main__":
+    tests.main(hosts=2)

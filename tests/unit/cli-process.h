@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * godwit(1) as a process: the test's own program, started again. A test that uses it begins its main with
+ *     if (cli_is_child(argc, argv))
+ *             return cli_child(argc, argv);
+ */
+#ifndef GW_TESTS_UNIT_CLI_PROCESS_H
+#define GW_TESTS_UNIT_CLI_PROCESS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+bool cli_is_child(int argc, char **argv);
+int cli_child(int argc, char **argv);
+
+#define CLI_MAX_ARGS 24
+struct cli_process {
+	pid_t pid;
+	int out, err; /* files */
+	int tty;      /* its terminal's other end; -1: it has no terminal */
+};
+/* argv ends with NULL and begins with the first word after "godwit". `input` (may be NULL) is what it reads. */
+struct cli_process cli_start(const char *input, const char *const *argv);
+/* On a terminal, which is also what it reads and prints to. */
+struct cli_process cli_start_on_tty(const char *const *argv);
+
+/* What it said, and how it ended. */
+struct cli_said {
+	int status; /* exit status */
+	char *out, *err;
+};
+struct cli_said cli_wait(struct cli_process *p);
+void cli_said_release(struct cli_said *s);
+
+/* Both at once. */
+struct cli_said cli_run(const char *input, const char *const *argv);
+#define CLI(...) cli_run(NULL, (const char *const[]){ __VA_ARGS__, NULL })
+/* Runs it and compares the exit status; what it printed is told when it differs. */
+struct cli_said cli_expect(int status, const char *const *argv);
+#define CLI_EXPECT(status, ...) cli_expect(status, (const char *const[]){ __VA_ARGS__, NULL })
+/* With --json: the value, owned. */
+json_t *cli_json(int status, const char *const *argv);
+#define CLI_JSON(status, ...) cli_json(status, (const char *const[]){ __VA_ARGS__, "--json", NULL })
+
+#endif

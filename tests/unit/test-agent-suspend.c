@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Two agents and a VM that is suspended to a repository: who may resume it, and that it never runs twice. */
+#include "cmocka-all.h"
+
+#include <signal.h>
+#include <string.h>
+
+#include "agent-host.h"
+#include "lib/util.h"
+#include "migrate/repo/repo.h"
+#include "repo-help.h"
+
+static struct agent_lab lab;
+static char url[100], to[300], from[300];
+
+#define check(cond) \
+	do { \
+		if (!(cond)) { \
+			agent_lab_dump(&lab); \
+			fail_msg("%s:%d: %s", __FILE__, __LINE__, #cond); \
+		} \
+	} while (0)
+
+static void write_passphrase(const char *name, const char *text)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", lab.dir, name);
+	f = fopen(path, "we");
+	assert_non_null(f);
+	fprintf(f, "%s\n", text);
+	fclose(f);
+}
+
+static int setup(void **state)
+{
+	agent_lab_init(&lab, 2);
+	snprintf(url, sizeof(url), "file://%s/repo", lab.dir);
+	repo_init_url(url, 600);
+	write_passphrase("right", REPO_PASS);
+	write_passphrase("wrong", "no horse");
+	write_passphrase("lines", REPO_PASS "\nand more");
+	snprintf(to, sizeof(to), "--to %s --passphrase-file %s/right", url, lab.dir);
+	snprintf(from, sizeof(from), "--from %s --passphrase-file %s/right", url, lab.dir);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	agent_lab_release(&lab);
+	return 0;
+}
+
+static int begin(void **state)
+{
+	agent_host_start(&lab, 0, NULL);
+	agent_host_start(&lab, 1, NULL);
+	check(agent_cli(&lab, 0, NULL, 0, "create %s", agent_vm_file(&lab, "v", NULL)) == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "start v") == 0);
+	return 0;
+}
+
+static int end(void **state)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		agent_host_kill(&lab, i, SIGKILL);
+		agent_host_start(&lab, i, NULL);
+		agent_cli(&lab, i, NULL, 0, "stop v --force");
+		agent_cli(&lab, i, NULL, 0, "rm v");
+		agent_host_kill(&lab, i, SIGKILL);
+	}
+	check(!agent_two_ran(&lab, "v"));
+	return 0;
+}
+
+static void suspends_and_resumes_here(void **state)
+{
+	char out[2048];
+
+	/* The same file is a passphrase to godwit repo, or none. */
+	check(agent_cli(&lab, 0, out, sizeof(out), "suspend v --to %s --passphrase-file %s/lines", url, lab.dir) == 1 && strstr(out, "more than one line"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "suspend v --live %s", to) == 0);
+	check(strstr(out, "suspended as v generation 1"));
+	check(agent_wait_state(&lab, 0, "v", "suspended") && agent_vmms(&lab) == 0);
+	check(agent_cli(&lab, 0, out, sizeof(out), "start v") == 4 && strstr(out, "godwit resume v --from"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v") == 4 && strstr(out, "--from"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "suspend v %s", to) == 4);
+	/* An agent that is restarted knows it. */
+	agent_host_kill(&lab, 0, SIGKILL);
+	agent_host_start(&lab, 0, NULL);
+	check(agent_wait_state(&lab, 0, "v", "suspended"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v --from %s --passphrase-file %s/wrong", url, lab.dir) == 9 && strstr(out, "passphrase"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 0);
+	check(agent_wait_state(&lab, 0, "v", "running"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 4);
+	/* Nor is it handed to another host any more. */
+	check(agent_cli(&lab, 1, out, sizeof(out), "resume v %s", from) == 4 && strstr(out, "not suspended in this snapshot on h1 any more"));
+	check(agent_wait_state(&lab, 1, "v", "none") && agent_wait_state(&lab, 0, "v", "running"));
+	/* What is old by now must not come back by mistake. */
+	check(agent_cli(&lab, 0, NULL, 0, "stop v --force") == 0);
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 4 && strstr(out, "--force"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v@1 --force %s", from) == 0);
+	check(agent_wait_state(&lab, 0, "v", "running"));
+}
+
+static void another_host_asks_for_it(void **state)
+{
+	char out[2048];
+
+	check(agent_cli(&lab, 0, out, sizeof(out), "suspend v %s --name nightly", to) == 0);
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume nightly --on h2 %s", from) == 0);
+	check(agent_wait_state(&lab, 1, "v", "running") && agent_wait_state(&lab, 0, "v", "moved"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume nightly %s", from) == 4);
+	check(agent_cli(&lab, 0, out, sizeof(out), "start v") == 4);
+	check(agent_wait_state(&lab, 1, "v", "running") && agent_vmms(&lab) == 1);
+	/* And it moves back, to its tombstone. */
+	check(agent_cli(&lab, 1, out, sizeof(out), "move v h1") == 0);
+	check(agent_wait_state(&lab, 0, "v", "running"));
+}
+
+/* The host that suspended it does not answer: then nobody knows whether it runs there again. */
+static void nobody_is_asked(void **state)
+{
+	char out[2048];
+
+	check(agent_cli(&lab, 0, out, sizeof(out), "suspend v %s", to) == 0);
+	agent_host_kill(&lab, 0, SIGKILL);
+	check(agent_cli(&lab, 1, out, sizeof(out), "resume v %s", from) != 0 && strstr(out, "--force"));
+	check(agent_wait_state(&lab, 1, "v", "none") && agent_vmms(&lab) == 0);
+	agent_host_start(&lab, 0, NULL);
+	check(agent_cli(&lab, 1, out, sizeof(out), "resume v %s", from) == 0);
+	check(agent_wait_state(&lab, 1, "v", "running") && agent_wait_state(&lab, 0, "v", "moved"));
+}
+
+static void a_snapshot_goes_on(void **state)
+{
+	char out[2048];
+
+	check(agent_cli(&lab, 0, out, sizeof(out), "snapshot v %s", to) == 0 && strstr(out, "saved as v"));
+	check(agent_wait_state(&lab, 0, "v", "running"));
+	check(agent_cli(&lab, 1, out, sizeof(out), "resume v %s", from) == 4 && strstr(out, "went on"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "snapshot v --to file:///nowhere --passphrase-file %s/right", lab.dir) == 1);
+	check(agent_wait_state(&lab, 0, "v", "running"));
+	check(agent_cli(&lab, 0, NULL, 0, "pause v") == 0 && agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 0, "v", "paused"));
+}
+
+/* Started again with failpoints that its VMMs take along. */
+static void restart_vm(const char *failpoints)
+{
+	agent_cli(&lab, 0, NULL, 0, "stop v --force");
+	agent_host_kill(&lab, 0, SIGKILL);
+	agent_host_start(&lab, 0, failpoints);
+	check(agent_cli(&lab, 0, NULL, 0, "start v") == 0);
+}
+
+static void cancelled_it_runs_on(void **state)
+{
+	char out[2048];
+	pid_t pid;
+
+	restart_vm("save-state=delay:2000");
+	pid = agent_cli_start(&lab, 0, "suspend v %s", to);
+	check(agent_wait_state(&lab, 0, "v", "saving"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "start v") == 4);
+	usleep(500000);
+	check(agent_cli(&lab, 0, NULL, 0, "cancel v") == 0);
+	check(agent_cli_wait(pid) == 7);
+	check(agent_wait_state(&lab, 0, "v", "running"));
+	check(agent_cli(&lab, 0, NULL, 0, "cancel v") == 4);
+}
+
+/* One that has just been resumed cannot be suspended before all of its memory is here. */
+static bool suspend_soon(void)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		if (agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0)
+			return true;
+		usleep(100000);
+	}
+	return false;
+}
+
+/* Its VMM, or its agent, is killed at each step: it is in the snapshot or crashed here, never both and never neither. */
+static void killed_on_the_way(void **state)
+{
+	static const struct {
+		const char *step, *state;
+	} cases[] = { { "save-opened", "crashed" }, { "save-stopped", "crashed" }, { "save-committed", "crashed" }, { "save-suspended", "suspended" } };
+	char points[64], out[2048];
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		bool suspended = !strcmp(cases[i].state, "suspended");
+
+		snprintf(points, sizeof(points), "%s=kill", cases[i].step);
+		restart_vm(points);
+		check((agent_cli(&lab, 0, out, sizeof(out), "suspend v %s", to) == 0) == suspended);
+		check(agent_wait_state(&lab, 0, "v", cases[i].state));
+		agent_host_kill(&lab, 0, SIGKILL);
+		agent_host_start(&lab, 0, NULL);
+		check(agent_wait_state(&lab, 0, "v", cases[i].state));
+		check(agent_cli(&lab, 0, out, sizeof(out), suspended ? "resume v %s" : "start v%.0s", from) == 0);
+	}
+	/* Resumed, it dies before it owns the VM: it is suspended as before. After: it is gone. */
+	for (int owned = 0; owned < 2; owned++) {
+		check(suspend_soon());
+		agent_host_kill(&lab, 0, SIGKILL);
+		agent_host_start(&lab, 0, owned ? "load-owned=kill" : "load-state=kill");
+		check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 1);
+		check(agent_wait_state(&lab, 0, "v", owned ? "crashed" : "suspended"));
+		agent_host_kill(&lab, 0, SIGKILL);
+		agent_host_start(&lab, 0, NULL);
+		if (!owned)
+			check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 0);
+	}
+}
+
+static void the_agent_dies_meanwhile(void **state)
+{
+	restart_vm("save-state=delay:1500");
+	agent_cli_wait(agent_cli_start(&lab, 0, "suspend v --detach %s", to));
+	check(agent_wait_state(&lab, 0, "v", "saving"));
+	usleep(300000);
+	agent_host_kill(&lab, 0, SIGKILL);
+	agent_host_start(&lab, 0, NULL);
+	check(agent_wait_state(&lab, 0, "v", "suspended") && agent_vmms(&lab) == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(suspends_and_resumes_here, begin, end),
+		cmocka_unit_test_setup_teardown(another_host_asks_for_it, begin, end),
+		cmocka_unit_test_setup_teardown(nobody_is_asked, begin, end),
+		cmocka_unit_test_setup_teardown(a_snapshot_goes_on, begin, end),
+		cmocka_unit_test_setup_teardown(cancelled_it_runs_on, begin, end),
+		cmocka_unit_test_setup_teardown(killed_on_the_way, begin, end),
+		cmocka_unit_test_setup_teardown(the_agent_dies_meanwhile, begin, end),
+	};
+	int status;
+
+	if (agent_lab_role(argc, argv, &status))
+		return status;
+	return cmocka_run_group_tests(tests, setup, teardown);
+}

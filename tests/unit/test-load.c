@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+/* A VM without KVM that comes from a snapshot while it runs already: every byte is right or is waited for. */
+#include "cmocka-all.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "lib/clock.h"
+#include "lib/util.h"
+#include "migrate/repo/touch.h"
+#include "suspend-help.h"
+
+static void suspend(struct suspend_test *t, struct repo_test *repo, uint64_t size)
+{
+	suspend_init(t, repo, size, 5000);
+	suspend_start(t);
+	assert_int_equal(suspend_wait(t), GW_SAVE_DONE);
+}
+
+static void runs_while_its_memory_comes(void **state)
+{
+	struct suspend_test t;
+
+	suspend(&t, *state, 64 * MIB);
+	for (unsigned i = 0; i < 4; i++) {
+		resume_start(&t, 200000);
+		assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+		assert_int_equal(gw_journal_last(t.copy_journal)->state, GW_JOURNAL_OWNER);
+		assert_int_equal(gw_journal_last(t.copy_journal)->epoch, 4);
+		assert_true(t.copy.announced);
+		assert_int_equal(t.loaded.bytes_here, t.loaded.bytes);
+		assert_true(t.loaded.faults > 0);
+		/* Each further one compares what the original has done since as well. */
+		resume_assert_equal(&t);
+		resume_end(&t);
+		if (i < 3) {
+			move_vm_run(&t.vm);
+			suspend_start(&t);
+			assert_int_equal(suspend_wait(&t), GW_SAVE_DONE);
+		}
+	}
+	suspend_release(&t);
+}
+
+static void a_paused_vm_comes_paused(void **state)
+{
+	struct suspend_test t;
+
+	suspend(&t, *state, 16 * MIB);
+	resume_start(&t, 0);
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	assert_int_equal(t.copy.runs, 0);
+	assert_false(t.copy.announced);
+	assert_true(move_vm_equal(&t.vm, &t.copy));
+	resume_end(&t);
+	suspend_release(&t);
+}
+
+/* What was waited for is remembered, goes with the next snapshot, and comes first the time after. */
+static void the_order_of_touches_goes_along(void **state)
+{
+	struct suspend_test t;
+	gw_autobuf touched = GW_BUF_INIT;
+	struct gw_snap_range *order;
+	struct gw_snap *snap;
+	uint64_t len;
+	size_t count;
+
+	suspend(&t, *state, 32 * MIB);
+	resume_start(&t, 200000);
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	assert_int_equal(gw_load_touched(t.load, &touched), 0);
+	resume_end(&t);
+	t.params.touch = touched.data;
+	t.params.touch_len = touched.len;
+	suspend_start(&t);
+	assert_int_equal(suspend_wait(&t), GW_SAVE_DONE);
+	assert_int_equal(gw_snap_open(t.repo->repo, "web", 2, &snap, NULL), 0);
+	assert_non_null(gw_snap_part(snap, GW_TOUCH_PART, &len));
+	assert_int_equal(gw_touch_decode(gw_snap_part(snap, GW_TOUCH_PART, &len), len, 8192, &order, &count), 0);
+	assert_true(count > 0);
+	free(order);
+	gw_snap_free(snap);
+	resume_start(&t, 200000);
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	resume_assert_equal(&t);
+	resume_end(&t);
+	suspend_release(&t);
+}
+
+static void move_packs(struct repo_test *repo, const char *from, const char *to)
+{
+	char a[96], b[96];
+
+	snprintf(a, sizeof(a), "%s/repo/%s", repo->dir, from);
+	snprintf(b, sizeof(b), "%s/repo/%s", repo->dir, to);
+	assert_int_equal(rename(a, b), 0);
+}
+
+/* The VM stands still while what it waits for is not there, and goes on. */
+static void the_repository_goes_away_and_comes_back(void **state)
+{
+	struct suspend_test t;
+	unsigned stops;
+
+	suspend(&t, *state, 64 * MIB);
+	move_packs(*state, "packs", "gone");
+	resume_start(&t, 200000);
+	resume_wait_phase(&t, GW_LOAD_STALL);
+	assert_non_null(strstr(t.loaded.message, "packs/"));
+	/* To stop it waits for the page that its guest waits for, too. */
+	move_packs(*state, "gone", "packs");
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	stops = t.copy.stops;
+	assert_true(stops >= 1);
+	assert_true(move_vm_running(&t.copy));
+	resume_assert_equal(&t);
+	resume_end(&t);
+	suspend_release(&t);
+}
+
+/* Flips a bit in the middle of each pack. */
+static void damage(struct repo_test *repo)
+{
+	char names[REPO_MAX_OBJECTS][96];
+	size_t n = repo_objects(repo->repo, "packs/", names);
+
+	for (size_t i = 0; i < n; i++) {
+		gw_autofree char *path = NULL;
+		gw_autofd fd = asprintf(&path, "%s/repo/%s", repo->dir, names[i]) > 0 ? open(path, O_RDWR) : -1;
+		uint8_t byte;
+
+		assert_true(fd >= 0 && pread(fd, &byte, 1, 5000) == 1);
+		byte ^= 4;
+		assert_int_equal(pwrite(fd, &byte, 1, 5000), 1);
+	}
+}
+
+/* No wrong byte gets into a page: who touches it waits, until somebody brings the right pack back. */
+static void damaged_pages_are_waited_for(void **state)
+{
+	struct suspend_test t;
+
+	suspend(&t, *state, 16 * MIB);
+	damage(*state);
+	resume_start(&t, 200000);
+	resume_wait_phase(&t, GW_LOAD_STALL);
+	assert_non_null(strstr(t.loaded.message, "damaged"));
+	damage(*state);
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	resume_assert_equal(&t);
+	resume_end(&t);
+	suspend_release(&t);
+}
+
+static void what_does_not_fit_is_refused(void **state)
+{
+	struct suspend_test t;
+
+	suspend(&t, *state, 8 * MIB);
+	t.saved.snapshot[3] ^= 1;
+	resume_start(&t, 1000);
+	assert_int_equal(resume_wait(&t), GW_LOAD_FAILED);
+	assert_non_null(strstr(t.loaded.message, "another one"));
+	t.saved.snapshot[3] ^= 1;
+	assert_int_equal(t.copy.runs, 0);
+	assert_int_equal(gw_journal_last(t.copy_journal)->state, GW_JOURNAL_NONE);
+	resume_end(&t);
+	/* The VM that is prepared for it has other RAM. */
+	move_vm_release(&t.vm);
+	move_vm_init(&t.vm, 6 * MIB, 3 * MIB);
+	resume_start(&t, 1000);
+	assert_int_equal(resume_wait(&t), GW_LOAD_FAILED);
+	assert_non_null(strstr(t.loaded.message, "8 MiB"));
+	resume_end(&t);
+	suspend_release(&t);
+}
+
+static void cancel_before_it_is_here(void **state)
+{
+	struct suspend_test t;
+	unsigned cancelled = 0;
+
+	suspend(&t, *state, 16 * MIB);
+	for (unsigned i = 0; i < 30; i++) {
+		enum gw_load_phase phase;
+		int r;
+
+		resume_start(&t, 1000);
+		usleep(i * 100);
+		r = gw_load_cancel(t.load);
+		phase = resume_wait(&t);
+		assert_int_equal(phase, r == 0 ? GW_LOAD_CANCELLED : GW_LOAD_DONE);
+		assert_int_equal(t.copy.runs, r == 0 ? 0 : 1);
+		cancelled += r == 0;
+		resume_end(&t);
+	}
+	assert_true(cancelled > 0);
+	suspend_release(&t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(runs_while_its_memory_comes, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(a_paused_vm_comes_paused, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(the_order_of_touches_goes_along, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(the_repository_goes_away_and_comes_back, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(damaged_pages_are_waited_for, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(what_does_not_fit_is_refused, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(cancel_before_it_is_here, repo_setup, repo_teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
