@@ -46,11 +46,11 @@ class Scene:
         self.guest = Guest(lab, name="bench", memory_mib=256, **self.options, **root)
 
     def watch(self):
-        self.probe = Probe(self.lab).wait_ready(120)
-        self.writer = RedisWriter(self.lab).wait_ready(120) if self.name == "redis" else None
+        self.probe = Probe(self.lab).wait_ready()
+        self.writer = RedisWriter(self.lab).wait_ready() if self.name == "redis" else None
         # The same short life before the move for both: caches and the dirtier's memory are warm.
         until = time.monotonic() + 4
-        wait_for(lambda: time.monotonic() > until and self.probe.result()["received"] > 0, 60, "the guest is warm", poll=0.5)
+        wait_for(lambda: time.monotonic() > until and self.probe.result()["received"] > 0, "the guest is warm", poll=0.5)
 
     def unwatch(self):
         self.probe.kill()
@@ -71,7 +71,7 @@ class Scene:
         details = move()
         total = time.monotonic() - began
         # The guest must have answered after the move, or the gap is still open.
-        wait_for(answers, 60, "the guest answers")
+        wait_for(answers, "the guest answers")
         sent = cable_bytes() - sent
         seen = self.probe.result()
         longest = max(seen["gaps"], key=lambda gap: gap["ms"], default={"start": began_at})

@@ -122,7 +122,7 @@ def one_side(side_class, vms, memory_mib, busy, steady_s):
         side = side_class(lab, scene)
         try:
             for g in scene.guests:
-                Probe(lab, g.ip).wait_ready(300).kill()
+                Probe(lab, g.ip).wait_ready().kill()
             time.sleep(5)
             put_tool(lab)
             bound = json.loads(lab.sh(HOST, "/srv/pagehash", *side.pids()).stdout)

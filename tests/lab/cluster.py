@@ -73,7 +73,7 @@ class Cluster:
         """Starts godwitd; VMs that it starts take its failpoints along."""
         self.lab.sh(host, f"GODWIT_FAILPOINTS='{failpoints}' setsid godwitd --config /etc/godwit/godwitd.conf "
                           f">> /tmp/godwitd.log 2>&1 < /dev/null & echo $! > /tmp/godwitd.pid")
-        wait_for(lambda: self.godwit(host, "ls", check=False).returncode == 0, 30, f"{host}: godwitd answers")
+        wait_for(lambda: self.godwit(host, "ls", check=False).returncode == 0, f"{host}: godwitd answers")
 
     def kill_agent(self, host):
         self.lab.sh(host, "test -e /tmp/godwitd.pid || exit; kill -9 $(cat /tmp/godwitd.pid); "
@@ -167,7 +167,7 @@ class SharedDisk:
         self.uri = f"nbd://10.77.0.254:{port}"
         self.server = Background(lab.exec_command("nbdkit", "--exit-with-parent", "-f", "-i", "10.77.0.254", "-p", port, "file", file),
                                  env=lab.environment)
-        wait_for(lambda: lab.exec("bash", "-c", f"exec 3<>/dev/tcp/10.77.0.254/{port}", check=False).returncode == 0, 20, "nbdkit listens")
+        wait_for(lambda: lab.exec("bash", "-c", f"exec 3<>/dev/tcp/10.77.0.254/{port}", check=False).returncode == 0, "nbdkit listens")
 
     def close(self):
         self.server.kill()

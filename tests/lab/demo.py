@@ -50,8 +50,8 @@ def demo(lab):
     cluster.create("h1", vm.vm_file())
     cluster.godwit("h1", "start", "demo")
     say("the guest starts on h1: redis, nginx, and a program that dirties 2 MB/s and checks what it wrote")
-    probe = Probe(lab).wait_ready(180)
-    writer = RedisWriter(lab).wait_ready(180)
+    probe = Probe(lab).wait_ready()
+    writer = RedisWriter(lab).wait_ready()
     say("the guest answers; a client writes to redis and a probe asks each millisecond from outside")
     moves = []
     for source, target in (("h1", "h2"), ("h2", "h1")):

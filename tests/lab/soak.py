@@ -24,7 +24,7 @@ def soak(lab, moves, kind="6.12-cloud", cpus=1, say=print):
     vm = Guest(lab, name="soak", kind=kind, memory_mib=128, cpus=cpus, jobs="heartbeat,dirty:10:16,disk:/dev/vda:32", disk=disk.uri)
     cluster.create("h1", vm.vm_file())
     cluster.godwit("h1", "start", "soak")
-    probe = Probe(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
     source, target, gaps = "h1", "h2", []
     try:
         for i in range(1, moves + 1):

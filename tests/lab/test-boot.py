@@ -32,30 +32,30 @@ class Vm:
     def console(self):
         return self.lab.sh(self.host, f"cat {CONSOLE}").stdout
 
-    def wait_console(self, text, deadline=90, count=1):
+    def wait_console(self, text, count=1):
         def seen():
             if self.code() is not None and self.console().count(text) < count:
                 raise AssertionError(f"the VM ended before '{text}': {self.console()[-2000:]}")
             return self.console().count(text) >= count
         try:
-            wait_for(seen, deadline, text, poll=0.2)
+            wait_for(seen, text, poll=0.2)
         except TimeoutError as e:
             raise AssertionError(f"{e}: {self.console()[-3000:]}") from e
 
     def type(self, line):
         self.lab.sh(self.host, f"echo '{line}' > /tmp/in")
 
-    def ask(self, line, answer, deadline=30):
+    def ask(self, line, answer):
         """Types a shell line and waits for what it prints."""
         self.type(line)
-        self.wait_console(answer, deadline)
+        self.wait_console(answer)
 
     def code(self):
         text = self.lab.sh(self.host, "cat /tmp/code", check=False).stdout.strip()
         return int(text) if text else None
 
-    def wait_end(self, deadline=30):
-        return wait_for(lambda: {"code": self.code()} if self.code() is not None else None, deadline, "godwit-vmm ends")["code"]
+    def wait_end(self):
+        return wait_for(lambda: {"code": self.code()} if self.code() is not None else None, "godwit-vmm ends")["code"]
 
     def end(self):
         self.lab.sh(self.host, "kill $(cat /tmp/feeder); killall -9 godwit-vmm; while pidof godwit-vmm; do usleep 20000; done", check=False)
@@ -128,7 +128,7 @@ def root_on_a_disk_with_shell_and_redis(lab):
     vm = Vm(lab, "--memory", "384M", "--cpus", "2", "--disk", f"path={disk}", "--net", "tap=tap0",
             cmdline="gw.root=/dev/vda gw.ip=10.77.0.100/24 gw.run=redis,heartbeat")
     try:
-        vm.wait_console("GUEST-READY", 120)
+        vm.wait_console("GUEST-READY")
         done = lab.exec("bash", "-c", "exec 3<>/dev/tcp/10.77.0.100/6379; printf 'PING\\r\\n' >&3; read -t 60 x <&3; echo $x")
         assert "PONG" in done.stdout, done
         vm.ask("dd if=/dev/urandom of=/big bs=1M count=8 2>/dev/null; sync; md5sum < /big > /sum; echo 3 > /proc/sys/vm/drop_caches; "
@@ -166,28 +166,28 @@ def the_balloon_gives_memory_back(lab):
         return reached
 
     try:
-        wait_for(said("GUEST-READY"), 90, "the guest is ready", poll=0.2)
-        wait_for(lambda: balloon()["driver"], 30, "the guest drives its balloon")
+        wait_for(said("GUEST-READY"), "the guest is ready", poll=0.2)
+        wait_for(lambda: balloon()["driver"], "the guest drives its balloon")
         lab.sh("h1", "echo 'dd if=/dev/zero of=/tmp/fill bs=1M count=64 2> /dev/null; echo filled-$((40+2))' > /tmp/in")
-        wait_for(said("filled-42"), 60, "64 MiB are filled", poll=0.2)
+        wait_for(said("filled-42"), "64 MiB are filled", poll=0.2)
         full, reported = resident(), balloon()["reported"]
         lab.sh("h1", "echo 'rm /tmp/fill' > /tmp/in")
-        wait_for(lambda: resident() <= full - 40 * mib, 60, "free memory goes back", poll=0.5)
+        wait_for(lambda: resident() <= full - 40 * mib, "free memory goes back", poll=0.5)
         assert balloon()["reported"] >= reported + 40 * mib
 
         # The guest's figures are up to a second older than the answer that brings them.
-        roomy = wait_for(lambda: (m := balloon()["memory"]) and m["free"] > 100 * mib and m["free"], 30, "the guest tells of free memory", poll=0.5)
+        roomy = wait_for(lambda: (m := balloon()["memory"]) and m["free"] > 100 * mib and m["free"], "the guest tells of free memory", poll=0.5)
         status = balloon("--target", "160M")
         assert status["target"] == 160 * mib, status
-        status = wait_for(at_target(160 * mib), 60, "the balloon is filled", poll=0.5)
+        status = wait_for(at_target(160 * mib), "the balloon is filled", poll=0.5)
         assert cluster.show("h1", "vm")["balloon"] == 96 * mib
         memory = status["memory"]
         assert 0 < memory["free"] < memory["total"] <= 256 * mib and memory["minor_faults"] > 0 and memory["age_ms"] < 60000, memory
-        taken = wait_for(lambda: (f := balloon()["memory"]["free"]) < roomy - 64 * mib and f, 30, "the guest tells of less memory", poll=0.5)
+        taken = wait_for(lambda: (f := balloon()["memory"]["free"]) < roomy - 64 * mib and f, "the guest tells of less memory", poll=0.5)
         assert resident() <= 160 * mib + 32 * mib, "the host still has what the guest gave away"
         balloon("--target", "256M")
-        wait_for(at_target(256 * mib), 60, "the balloon is empty", poll=0.5)
-        wait_for(lambda: balloon()["memory"]["free"] > taken + 64 * mib, 30, "the guest tells of more memory", poll=0.5)
+        wait_for(at_target(256 * mib), "the balloon is empty", poll=0.5)
+        wait_for(lambda: balloon()["memory"]["free"] > taken + 64 * mib, "the guest tells of more memory", poll=0.5)
         refused = cluster.godwit("h1", "balloon", "vm", "--target", "32M", check=False)
         assert refused.returncode == 1 and "64" in refused.stderr, refused
     finally:

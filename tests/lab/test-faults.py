@@ -31,7 +31,6 @@ CUT_STEPS = ("move-src-copy", "move-src-stop", "move-src-ready", "move-src-commi
 RELEASED_STEPS = ("move-dst-running-sent", "move-src-running", "agent-src-released", "agent-src-recorded", "agent-dst-arrived",
                   "agent-dst-decided", "agent-dst-committed")
 VM = "fault"
-SETTLE = 90
 
 
 def steps():
@@ -65,7 +64,7 @@ class Case:
         self.host = "h1"
         self.cluster.create("h1", self.guest.vm_file())
         self.cluster.godwit("h1", "start", VM)
-        self.writer = RedisWriter(self.lab).wait_ready(90)
+        self.writer = RedisWriter(self.lab).wait_ready()
 
     def start_over(self):
         """After a failed case: nothing of it is left for the next one."""
@@ -91,7 +90,7 @@ class Case:
             if self.lab.sh(host, "test", "-e", f"/tmp/fp/{step}.hit", check=False).returncode == 0:
                 return "hit"
             return "ended" if self.mover.process.poll() is not None else None
-        return wait_for(hit, 60, f"step {step}")
+        return wait_for(hit, f"step {step}")
 
     def strike(self, fault):
         victim = self.host if fault.startswith("src") else self.other()
@@ -138,7 +137,7 @@ class Case:
             self.lab.sh(at, "touch", f"/tmp/fp/{step}")
         if reached != "hit":
             # Steps of a failed move are not visited by one that succeeds.
-            self.host = wait_for(lambda: self.settled(False), SETTLE, "settled")[0]
+            self.host = wait_for(lambda: self.settled(False), "settled")[0]
             return "not visited"
         # While the fault lasts a VM in doubt stays paused; nobody may run it a second time.
         for _ in range(3):
@@ -150,7 +149,7 @@ class Case:
                 self.cluster.start_agent(host, self.armed)
         self.mover.kill()
         may_crash = fault == "src-vmm" or (fault == "dst-vmm" and step in RELEASED_STEPS)
-        where, word = wait_for(lambda: self.settled(may_crash), SETTLE, f"{step}:{fault}: settled")
+        where, word = wait_for(lambda: self.settled(may_crash), f"{step}:{fault}: settled")
         self.check_end(where, word)
         return f"{word} on {where}"
 
@@ -172,7 +171,7 @@ class Case:
         written = self.writer.finish()
         self.writer = None
         assert written["lost"] == 0, written
-        self.writer = RedisWriter(self.lab).wait_ready(90)
+        self.writer = RedisWriter(self.lab).wait_ready()
 
 
 def cases(arguments, known):

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from labtest import LAB_DIR, Lab, Tests, wait_for  # noqa: E402
+from labtest import LAB_DIR, PATIENCE, Lab, Tests, wait_for  # noqa: E402
 
 tests = Tests()
 HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages")
@@ -70,15 +70,15 @@ def cmpxchg16b_is_right_or_absent(lab):
 @tests.test
 def many_commands_at_once(lab):
     running = [lab.background("h1", f"read -r x < /proc/uptime; sleep 1; echo {n}") for n in range(20)]
-    assert sorted(int(b.process.communicate(timeout=30)[0]) for b in running) == list(range(20))
+    assert sorted(int(b.process.communicate(timeout=PATIENCE)[0]) for b in running) == list(range(20))
 
 
 @tests.test
 def client_that_dies_takes_its_command_along(lab):
     client = lab.background("h1", "sleep 4321 & setsid sleep 8765 & wait")
-    wait_for(lambda: lab.sh("h1", "pgrep -f 'sleep (4321|8765)' | wc -l").stdout.strip() >= "3", what="both sleeps run")
+    wait_for(lambda: lab.sh("h1", "pgrep -f 'sleep (4321|8765)' | wc -l").stdout.strip() >= "3", "both sleeps run")
     client.kill()
-    wait_for(lambda: lab.sh("h1", "pgrep -x -f 'sleep 4321'", check=False).returncode == 1, what="the command's end")
+    wait_for(lambda: lab.sh("h1", "pgrep -x -f 'sleep 4321'", check=False).returncode == 1, "the command's end")
     lab.sh("h1", "pgrep -x -f 'sleep 8765'")
     lab.sh("h1", "pkill -x -f 'sleep 8765'")
 
@@ -142,7 +142,7 @@ def cable_out_and_in(lab):
     # The management path does not care.
     lab.sh("h2", "true")
     lab.net("h2", "up")
-    wait_for(lambda: ping(lab, "h1", "h2"), what="h2 answers again")
+    wait_for(lambda: ping(lab, "h1", "h2"), "h2 answers again")
 
 
 @tests.test
@@ -165,9 +165,9 @@ def transfer(lab, source, target, producer):
     clock = "cut -d' ' -f1 /proc/uptime"
     lab.sh(target, "cat > /tmp/sink; chmod +x /tmp/sink", input=f"#!/bin/sh\n({clock}; cat > /tmp/received; {clock}) > /tmp/times\n")
     lab.sh(target, "rm -f /tmp/times; busybox nc -l -p 5001 -e /tmp/sink > /dev/null 2>&1 &")
-    wait_for(lambda: lab.sh(target, "ss -Hltn sport = :5001").stdout, what="nc listens")
+    wait_for(lambda: lab.sh(target, "ss -Hltn sport = :5001").stdout, "nc listens")
     lab.sh(source, f"{producer} | busybox nc {target} 5001")
-    times = wait_for(lambda: (t := lab.sh(target, "cat /tmp/times").stdout.split()) and len(t) == 2 and t, 60, "all bytes")
+    times = wait_for(lambda: (t := lab.sh(target, "cat /tmp/times").stdout.split()) and len(t) == 2 and t, "all bytes")
     return float(times[1]) - float(times[0])
 
 
@@ -226,14 +226,14 @@ def power_off_and_on(lab):
     assert not lab.status()["hosts"]["h2"]["running"]
     lab.lab("power", "h2", "on")
     lab.sh("h2", "test ! -e /tmp/mark && test -c /dev/kvm")
-    wait_for(lambda: ping(lab, "h1", "h2"), what="h2 answers again")
+    wait_for(lambda: ping(lab, "h1", "h2"), "h2 answers again")
 
 
 @tests.test
 def panic_shows_on_the_console(lab):
     assert "GUEST" not in lab.lab("console", "h2").stdout
     lab.background("h2", "echo c > /proc/sysrq-trigger")
-    wait_for(lambda: "Kernel panic" in lab.lab("console", "h2").stdout, what="the panic's text")
+    wait_for(lambda: "Kernel panic" in lab.lab("console", "h2").stdout, "the panic's text")
     lab.lab("power", "h2", "off")
     lab.lab("power", "h2", "on")
 
@@ -266,18 +266,18 @@ def check_nothing_left(name, victims, kill_signal):
     lab.net("h1", "driver", "delay", 1)
     inside = subprocess.Popen(lab.exec_command("sleep", "1000"), env=lab.environment)
     # Guardian, supervisor, emulator, a netdelay each way, sleep.
-    wait_for(lambda: len(processes_of(lab)[1]) >= 6, what="lab exec is inside")
+    wait_for(lambda: len(processes_of(lab)[1]) >= 6, "lab exec is inside")
     facts, pids = processes_of(lab)
     assert (not facts["hugepages"] or int(HUGE_PAGES.read_text()) == before + facts["hugepages"])
     for who in victims:
         os.kill(facts[who], kill_signal)
     if len(victims) == 2:
         # Nobody is left to tidy up: the lab's own processes end all the same, the rest goes with the next lab command.
-        wait_for(lambda: all(gone(pid) for pid in pids - {inside.pid}), 40, "the lab's processes end")
+        wait_for(lambda: all(gone(pid) for pid in pids - {inside.pid}), "the lab's processes end")
         lab.lab("down", check=False)
-    wait_for(lambda: all(gone(pid) for pid in pids), 40, f"processes end after {victims}")
-    inside.wait(timeout=5)
-    wait_for(lambda: not lab.directory.exists(), 10, "state directory goes")
+    wait_for(lambda: all(gone(pid) for pid in pids), f"processes end after {victims}")
+    inside.wait(timeout=PATIENCE)
+    wait_for(lambda: not lab.directory.exists(), "state directory goes")
     assert int(HUGE_PAGES.read_text()) == before
 
 
@@ -304,7 +304,7 @@ def lab_ends_with_its_owner(lab):
                    stdout=subprocess.DEVNULL)
     owner.kill()
     owner.wait()
-    wait_for(lambda: not Path("/run/godwit-lab/test-owner").exists(), 20, "the lab ends")
+    wait_for(lambda: not Path("/run/godwit-lab/test-owner").exists(), "the lab ends")
 
 
 @tests.test
@@ -312,10 +312,10 @@ def up_that_is_killed_leaves_nothing(lab):
     before = int(HUGE_PAGES.read_text())
     state = Path("/run/godwit-lab/test-up")
     up = subprocess.Popen([LAB_DIR / "lab", "up", "--hosts", "1", "--memory", "512M"], env={**os.environ, "LAB": "test-up"})
-    wait_for((state / "control").exists, 20, "the supervisor runs")
+    wait_for((state / "control").exists, "the supervisor runs")
     up.kill()
     up.wait()
-    wait_for(lambda: not state.exists(), 20, "the lab ends")
+    wait_for(lambda: not state.exists(), "the lab ends")
     assert int(HUGE_PAGES.read_text()) == before
 
 

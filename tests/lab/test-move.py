@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from cluster import TOP, Cluster, Guest, SharedDisk  # noqa: E402
-from labtest import GUEST_IP, Background, Probe, RedisWriter, Tests, guest, wait_for  # noqa: E402
+from labtest import GUEST_IP, PATIENCE, Background, Probe, RedisWriter, Tests, guest, wait_for  # noqa: E402
 from soak import soak  # noqa: E402
 
 tests = Tests()
@@ -65,8 +65,8 @@ def redis_time(lab):
 def redis_goes_on_and_the_clock_is_right(lab):
     disk = SharedDisk(lab, image=guest("rootfs"))
     cluster = cluster_with(lab, jobs="heartbeat,redis", memory_mib=384, cpus=1, disk=disk.uri, root="/dev/vda")
-    probe = Probe(lab).wait_ready(90)
-    writer = RedisWriter(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
+    writer = RedisWriter(lab).wait_ready()
     try:
         for source, target in (("h1", "h2"), ("h2", "h1")):
             for client in (probe, writer):
@@ -96,7 +96,7 @@ def a_guest_that_shares_moves(lab):
         twin = Guest(lab, name=f"twin{number}", memory_mib=160, ip=f"10.77.0.{110 + number}", mac=f"52:54:00:77:02:0{number}", jobs="heartbeat,dirty:1:16")
         cluster.create(host, twin.vm_file())
         cluster.godwit(host, "start", twin.name)
-    probe = Probe(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
 
     def shares(host):
         vm = next((v for v in json.loads(cluster.godwit(host, "share", "--json").stdout)["vms"] if v["vm"] == "vm"), {})
@@ -104,14 +104,14 @@ def a_guest_that_shares_moves(lab):
 
     try:
         for source, target in (("h1", "h2"), ("h2", "h1")):
-            wait_for(lambda: shares(source), 300, f"it shares on {source}", poll=1)
+            wait_for(lambda: shares(source), f"it shares on {source}", poll=1)
             cluster.godwit(source, "balloon", "vm", "--target", "130M")
             report = cluster.move(source, "vm", target, "--verify-digest")
             assert report["phase"] == "done", report
             cluster.godwit(target, "balloon", "vm", "--target", "160M")
             faultless, verdict = lab.check_workload()
             assert faultless, verdict
-        wait_for(lambda: shares("h1"), 300, "it shares again", poll=1)
+        wait_for(lambda: shares("h1"), "it shares again", poll=1)
         faultless, verdict = lab.check_workload()
         assert faultless, verdict
     finally:
@@ -124,16 +124,16 @@ def a_guest_that_shares_moves(lab):
 def nothing_readable_on_the_wire(lab):
     """The same capture finds a marker that is sent in the clear, so that finding none means something."""
     cluster = cluster_with(lab, memory_mib=256)
-    probe = Probe(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
     with tempfile.TemporaryDirectory() as work:
         capture = Path(work, "wire.pcap")
         watcher = Background(lab.exec_command("tcpdump", "-i", "h1-data", "-p", "-U", "-B", "65536", "-s", "0", "-w", capture), env=lab.environment)
-        wait_for(lambda: capture.exists() and capture.stat().st_size > 0, 10, "tcpdump listens")
+        wait_for(lambda: capture.exists() and capture.stat().st_size > 0, "tcpdump listens")
         # Two MiB of the marker in the guest's page cache, by its console.
         script = f"i=0; while [ $i -lt 1024 ]; do for j in 1 2 3 4 5 6 7 8 9 10; do echo '{MARKER}{MARKER}{MARKER}{MARKER}{MARKER}'; done; i=$((i+1)); done > /tmp/marks; echo planted-$(wc -c < /tmp/marks)\n"
         lab.sh("h1", "cat > /tmp/script", input=script)
         console = lab.background("h1", "(cat /tmp/script; exec sleep 1000) | godwit console vm > /tmp/said")
-        wait_for(lambda: "planted-2" in lab.sh("h1", "cat /tmp/said", check=False).stdout, 120, "the marker is planted", poll=0.5)
+        wait_for(lambda: "planted-2" in lab.sh("h1", "cat /tmp/said", check=False).stdout, "the marker is planted", poll=0.5)
         console.kill()
         report = cluster.move("h1", "vm", "h2")
         # A datagram in the clear proves that the capture would have seen the marker, and that it is complete up to here.
@@ -141,7 +141,7 @@ def nothing_readable_on_the_wire(lab):
             lab.sh("h1", "bash", "-c", f"echo '{CONTROL}' > /dev/udp/10.77.0.2/9 || true")
             return CONTROL.encode() in capture.read_bytes()
 
-        wait_for(control_is_captured, 30, "the control marker in the capture", poll=0.5)
+        wait_for(control_is_captured, "the control marker in the capture", poll=0.5)
         watcher.process.terminate()
         watcher.process.wait()
         data = capture.read_bytes()
@@ -153,16 +153,16 @@ def nothing_readable_on_the_wire(lab):
 @tests.test
 def cancel_leaves_it_running(lab):
     cluster = cluster_with(lab, jobs="heartbeat,dirty:10:32")
-    probe = Probe(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
     for _ in range(3):
         lab.net("h1", "h2", "rate", "20")
         mover = lab.background("h1", "godwit", "move", "vm", "h2", "--json")
-        wait_for(lambda: cluster.state("h1", "vm") == "moving", 30, "moving")
+        wait_for(lambda: cluster.state("h1", "vm") == "moving", "moving")
         cluster.godwit("h1", "cancel", "vm")
-        out, _ = mover.process.communicate(timeout=30)
+        out, _ = mover.process.communicate(timeout=PATIENCE)
         lab.net("h1", "h2", "heal")
         assert mover.process.returncode != 0, out
-        assert wait_for(lambda: cluster.running_on("vm") == ["h1"] and cluster.state("h2", "vm") is None, 20, "only at the source")
+        assert wait_for(lambda: cluster.running_on("vm") == ["h1"] and cluster.state("h2", "vm") is None, "only at the source")
         assert not lab.sh("h2", "pidof godwit-vmm", check=False).stdout.strip()
     cluster.move("h1", "vm", "h2", "--verify-digest")
     assert lab.check_workload()[0]
@@ -172,7 +172,7 @@ def cancel_leaves_it_running(lab):
 @tests.test
 def timeout_fails_or_stops_as_asked(lab):
     cluster = cluster_with(lab, jobs="heartbeat,dirty:40:64")
-    probe = Probe(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
     lab.net("h1", "h2", "rate", "50")
     done = cluster.godwit("h1", "move", "vm", "h2", "--downtime", "20", "--timeout", "20", "--policy", "fail", check=False)
     assert done.returncode != 0 and cluster.running_on("vm") == ["h1"], done
@@ -187,7 +187,7 @@ def timeout_fails_or_stops_as_asked(lab):
 @tests.test
 def agents_readopt_running_vms(lab):
     cluster = cluster_with(lab)
-    probe = Probe(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
     pid = cluster.show("h1", "vm")["pid"]
     cluster.restart_agent("h1")
     info = cluster.show("h1", "vm")
@@ -201,13 +201,13 @@ def agents_readopt_running_vms(lab):
 @tests.test
 def paused_vms_move_paused(lab):
     cluster = cluster_with(lab)
-    probe = Probe(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
     cluster.godwit("h1", "pause", "vm")
     cluster.move("h1", "vm", "h2")
     assert cluster.state("h2", "vm") == "paused"
     cluster.godwit("h2", "resume", "vm")
     probe.result()
-    wait_for(lambda: probe.result()["received"] > 0, 20, "the guest answers again")
+    wait_for(lambda: probe.result()["received"] > 0, "the guest answers again")
     end(cluster, probe)
 
 
@@ -215,7 +215,7 @@ def paused_vms_move_paused(lab):
 def refusals_are_clear_and_early(lab):
     """What a move needs is checked before the first page: peer, disk, network, name."""
     cluster = cluster_with(lab)
-    probe = Probe(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
 
     def refused(word, *arguments):
         done = cluster.godwit("h1", *arguments, check=False)
@@ -237,7 +237,7 @@ def refusals_are_clear_and_early(lab):
 @tests.test
 def peers_with_wrong_certificates_are_refused(lab):
     cluster = cluster_with(lab)
-    probe = Probe(lab).wait_ready(90)
+    probe = Probe(lab).wait_ready()
     with tempfile.TemporaryDirectory() as work:
         godwit = TOP / "build/bin/godwit"
         for words in (["init", work], ["issue", "--dir", work, "--ip", "10.77.0.2", "h2"]):

@@ -46,7 +46,7 @@ class Host:
         said = f"/tmp/said-{name}"
         script = f"while ! grep -q GUEST-READY {said}; do usleep 200000; done; echo '{FILL}; echo filled-$((40+2))'; exec sleep 1000"
         self.consoles.append(self.lab.background("h1", f": > {said}; ({script}) | godwit console {name} > {said}"))
-        wait_for(lambda: "filled-42" in self.lab.sh("h1", f"cat {said}", check=False).stdout, 240, f"{name} is filled", poll=0.5)
+        wait_for(lambda: "filled-42" in self.lab.sh("h1", f"cat {said}", check=False).stdout, f"{name} is filled", poll=0.5)
 
     def available(self):
         """Bytes. What the kernel keeps at hand for a processor after much was freed is free, too, and not in MemAvailable."""
@@ -65,11 +65,11 @@ class Host:
     def passes(self, name):
         return self.vm(name).get("godwit_share_passes_total", 0)
 
-    def wait_saved(self, least=FILLED * 0.8, deadline=300):
+    def wait_saved(self, least=FILLED * 0.8):
         def saved():
             d = self.domain()
             return d if d and (d["godwit_share_saved_bytes"] or 0) >= least else None
-        return wait_for(saved, deadline, f"{least / MIB:.0f} MiB are saved: {self.domain()}", poll=1)
+        return wait_for(saved, f"{least / MIB:.0f} MiB are saved: {self.domain()}", poll=1)
 
     def end(self):
         for console in self.consoles:
@@ -82,7 +82,7 @@ class Host:
 @tests.test
 def vms_of_one_tenant_share(lab):
     host = Host(lab)
-    probe = Probe(lab, IPS["v1"]).wait_ready(90)
+    probe = Probe(lab, IPS["v1"]).wait_ready()
     try:
         before = host.available()
         assert host.share()["enabled"] is False and host.share()["daemon_pid"] == 0
@@ -90,19 +90,19 @@ def vms_of_one_tenant_share(lab):
         d = host.wait_saved()
         told = d["godwit_share_saved_bytes"] + d["godwit_share_zero_bytes"] - d["godwit_share_metadata_bytes"]
         assert told == d["godwit_share_profit_bytes"]
-        gain = wait_for(lambda: (g := host.available() - before) > FILLED * 0.6 and g, 60, "the host has more memory", poll=1)
+        gain = wait_for(lambda: (g := host.available() - before) > FILLED * 0.6 and g, "the host has more memory", poll=1)
         # No more is told than the host got; it gets free pages that the guests report besides.
         assert gain > 0.5 * told - 8 * MIB, (gain, told)
         print(f"     {gain / MIB:.1f} MiB more available, {told / MIB:.1f} MiB told")
         for name in ("v1", "v2"):
             # A VM's own figures are those of its last pass.
-            wait_for(lambda name=name: host.vm(name)["godwit_share_shared_bytes"] >= FILLED * 0.8, 120, f"{name} tells what it shares", poll=1)
+            wait_for(lambda name=name: host.vm(name)["godwit_share_shared_bytes"] >= FILLED * 0.8, f"{name} tells what it shares", poll=1)
             vm = host.vm(name)
             assert vm["attached"] and not vm["reason"], vm
             assert 0 < vm["godwit_share_mappings"] <= vm["godwit_share_mappings_budget"], vm
 
         # Another tenant's VM of the same content has no part in it; one that is off is not even hashed.
-        wait_for(lambda: host.passes("red") >= 2, 120, "the other tenant's VM was looked at", poll=1)
+        wait_for(lambda: host.passes("red") >= 2, "the other tenant's VM was looked at", poll=1)
         d = host.domain("red")
         assert d["godwit_share_vms"] == 1 and d["godwit_share_between_vm_bytes"] == 0 and d["godwit_share_saved_bytes"] < FILLED * 0.8, d
         threads = {name: lab.sh("h1", f"cat /proc/$(pgrep -f -- '[-]-name {name} ')/task/*/comm").stdout.split() for name in IPS}
@@ -113,12 +113,12 @@ def vms_of_one_tenant_share(lab):
         saved, shared = host.domain()["godwit_share_saved_bytes"], host.vm("v1")["godwit_share_shared_bytes"]
         first = host.share()["daemon_pid"]
         lab.sh("h1", f"kill -9 {first}")
-        wait_for(lambda: (pid := host.share()["daemon_pid"]) and pid != first, 30, "another daemon runs")
+        wait_for(lambda: (pid := host.share()["daemon_pid"]) and pid != first, "another daemon runs")
         assert host.vm("v1")["godwit_share_shared_bytes"] > shared / 2, "what was shared stays so"
-        wait_for(lambda: all(host.vm(name)["attached"] for name in ("v1", "v2", "red")), 60, "the VMs are attached to it")
+        wait_for(lambda: all(host.vm(name)["attached"] for name in ("v1", "v2", "red")), "the VMs are attached to it")
         host.wait_saved(saved * 0.8)
         probe.result()
-        wait_for(lambda: probe.result()["received"] > 0, 30, "the guest answers")
+        wait_for(lambda: probe.result()["received"] > 0, "the guest answers")
         assert [host.cluster.state("h1", name) for name in IPS] == ["running"] * len(IPS)
 
         # VMs that end give back what only they used.
@@ -127,8 +127,8 @@ def vms_of_one_tenant_share(lab):
         def back():
             missing = host.empty - host.available()
             return missing < 24 * MIB or print(f"     {missing / MIB:.1f} MiB are still missing")
-        wait_for(back, 5, "all memory is back", poll=0.5)
-        wait_for(lambda: not host.domain() or not host.domain()["godwit_share_stored_bytes"], 5, "the store is empty")
+        wait_for(back, "all memory is back", poll=0.5)
+        wait_for(lambda: not host.domain() or not host.domain()["godwit_share_stored_bytes"], "the store is empty")
     finally:
         probe.kill()
         host.end()

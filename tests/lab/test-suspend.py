@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from cluster import TOP, Cluster, Guest  # noqa: E402
-from labtest import Probe, Tests, wait_for  # noqa: E402
+from labtest import PATIENCE, Probe, Tests, wait_for  # noqa: E402
 
 tests = Tests()
 URL = "file:///srv/repo"
@@ -32,7 +32,7 @@ def begin(lab, failpoints=""):
     vm = Guest(lab, name="vm", jobs="heartbeat,dirty:4:16", memory_mib=160)
     cluster.create("h1", vm.vm_file())
     cluster.godwit("h1", "start", "vm")
-    return cluster, Probe(lab).wait_ready(300)
+    return cluster, Probe(lab).wait_ready()
 
 
 def end(cluster, probe):
@@ -62,13 +62,13 @@ def copy_repository(lab, source, target):
 
 def answers(lab, probe):
     probe.result()
-    wait_for(lambda: probe.result()["received"] > 0, 60, "the guest answers")
+    wait_for(lambda: probe.result()["received"] > 0, "the guest answers")
     faultless, verdict = lab.check_workload()
     assert faultless, verdict
 
 
 def all_here(cluster, host):
-    wait_for(lambda: cluster.show(host, "vm")["load"]["phase"] == "done", 120, "all of its memory is here", poll=0.5)
+    wait_for(lambda: cluster.show(host, "vm")["load"]["phase"] == "done", "all of its memory is here", poll=0.5)
 
 
 @tests.test
@@ -113,9 +113,9 @@ def a_snapshot_goes_on(lab):
 def cancelled_it_runs_on(lab):
     cluster, probe = begin(lab, failpoints="save-state=delay:8000")
     saver = lab.background("h1", "godwit", "suspend", "vm", "--to", URL, *PASS, "--json")
-    wait_for(lambda: (cluster.show("h1", "vm")["save"] or {}).get("phase") == "stop", 60, "it stands still")
+    wait_for(lambda: (cluster.show("h1", "vm")["save"] or {}).get("phase") == "stop", "it stands still")
     cluster.godwit("h1", "cancel", "vm")
-    out, _ = saver.process.communicate(timeout=60)
+    out, _ = saver.process.communicate(timeout=PATIENCE)
     assert saver.process.returncode == 7 and cluster.running_on("vm") == ["h1"], out
     answers(lab, probe)
     assert save(cluster, "h1", "suspend")["saved"] and resume(cluster, "h1")
