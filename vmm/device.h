@@ -15,6 +15,13 @@
 
 struct gw_vm;
 
+/* Takes packets that came for a device. */
+struct gw_packet_sink {
+	void (*fn)(void *arg, unsigned device, const void *data, size_t len);
+	void *arg;
+	unsigned device;
+};
+
 struct gw_device_ops {
 	/* Power-on state; vCPUs are stopped and the device is quiesced. */
 	void (*reset)(void *dev);
@@ -38,6 +45,10 @@ struct gw_device_ops {
 	 * Called after vCPUs run. May be NULL.
 	 */
 	void (*announce)(void *dev);
+	/* Quiesced: hands over what has come from outside since, which is gone here then. May be NULL. */
+	void (*drain)(void *dev, const struct gw_packet_sink *sink);
+	/* Resumed: what came for it elsewhere; from an untrusted peer. May be NULL. */
+	void (*deliver)(void *dev, const void *data, size_t len);
 	void (*free)(void *dev);
 };
 

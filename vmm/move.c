@@ -128,10 +128,20 @@ static void op_released(void *self)
 	gw_vm_release(mv->vm);
 }
 
-static void op_resumed(void *self, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns)
+static void op_drain(void *self, gw_move_packet_fn *fn, void *arg)
 {
-	*answered_ns = gw_talk_resumed(from_ns);
+	gw_vm_drain(vm_of(self), fn, arg);
+}
+
+static void op_deliver(void *self, unsigned device, const void *data, size_t len)
+{
+	gw_vm_deliver(vm_of(self), device, data, len);
+}
+
+static bool op_resumed(void *self, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns)
+{
 	*longest_ns = gw_talk_longest();
+	return gw_talk_resumed(from_ns, answered_ns);
 }
 
 static void op_announce(void *self)
@@ -153,6 +163,8 @@ static const struct gw_move_vm_ops vm_ops = {
 	.settled = op_settled,
 	.owned = op_owned,
 	.released = op_released,
+	.drain = op_drain,
+	.deliver = op_deliver,
 	.resumed = op_resumed,
 	.announce = op_announce,
 };

@@ -24,6 +24,15 @@ struct gw_net_staged {
 	uint64_t len;
 };
 
+/* The most bytes that wait so. */
+#define GW_NET_MAX_LATE (1u << 20)
+
+struct gw_net_late {
+	struct gw_net_late *next;
+	size_t len;
+	uint8_t data[];
+};
+
 struct gw_net {
 	struct gw_virtio vd;
 	int tap;
@@ -54,6 +63,9 @@ struct gw_net {
 	uint64_t gpa[GW_NET_STAGE_IOV];
 	uint8_t *bounce;     /* a packet for which there was no room; allocated when first needed */
 	size_t bounced;      /* its length, 0: none */
+	/* Packets that came for the guest where it was before, in order; before all others. */
+	struct gw_net_late *late, **late_end;
+	size_t late_bytes;
 
 	struct gw_vq_chain chain;
 };
@@ -65,6 +77,9 @@ void gw_net_tap_gone(struct gw_net *net, int error);
 
 /* Device thread. */
 void gw_net_receive(struct gw_net *net);
+/* A copy of the packet goes to the guest before all that comes from the tap. */
+void gw_net_receive_late(struct gw_net *net, const void *data, size_t len);
+void gw_net_drop_late(struct gw_net *net);
 /* Gives staged chains back to the queue. */
 void gw_net_unstage(struct gw_net *net);
 void gw_net_transmit(struct gw_net *net);

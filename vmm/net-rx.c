@@ -112,6 +112,52 @@ static bool deliver_bounced(struct gw_net *net)
 	return true;
 }
 
+/* Takes the first late packet aside, if none is there. */
+static void take_late(struct gw_net *net)
+{
+	struct gw_net_late *late = net->late;
+
+	if (!late || net->bounced || (!net->bounce && !(net->bounce = malloc(GW_NET_MAX_PACKET))))
+		return;
+	memcpy(net->bounce, late->data, late->len);
+	net->bounced = late->len;
+	net->late_bytes -= late->len;
+	net->late = late->next;
+	if (!net->late)
+		net->late_end = &net->late;
+	free(late);
+}
+
+void gw_net_receive_late(struct gw_net *net, const void *data, size_t len)
+{
+	struct gw_net_late *late;
+
+	if (len < GW_TAP_HEADER || len > GW_NET_MAX_PACKET || len > GW_NET_MAX_LATE - net->late_bytes)
+		return;
+	late = malloc(sizeof(*late) + len);
+	if (!late)
+		return;
+	late->next = NULL;
+	late->len = len;
+	memcpy(late->data, data, len);
+	*net->late_end = late;
+	net->late_end = &late->next;
+	net->late_bytes += len;
+	gw_net_receive(net);
+}
+
+void gw_net_drop_late(struct gw_net *net)
+{
+	while (net->late) {
+		struct gw_net_late *next = net->late->next;
+
+		free(net->late);
+		net->late = next;
+	}
+	net->late_end = &net->late;
+	net->late_bytes = 0;
+}
+
 /* Reads one packet: 1, 0 when there is none or it cannot be taken now, negative errno. */
 static ssize_t read_packet(struct gw_net *net, bool room)
 {
@@ -148,6 +194,7 @@ static bool receive_one(struct gw_net *net)
 	bool room = stage(net);
 	ssize_t n;
 
+	take_late(net);
 	if (!deliver_bounced(net) || net->nstaged == 0) {
 		/* Nothing to receive into: the guest's next kick resumes. A chain that came since counts as one. */
 		gw_net_watch(net, net->polled & ~(uint32_t)EPOLLIN);
@@ -156,6 +203,8 @@ static bool receive_one(struct gw_net *net)
 		gw_virtio_kick_again(&net->vd, GW_NET_RX);
 		return false;
 	}
+	if (net->late)
+		return true;
 	/* Room was counted before the packet aside took its share. */
 	n = read_packet(net, room && net->staged_len >= net->need);
 	if (n < 0)
@@ -187,8 +236,9 @@ void gw_net_receive(struct gw_net *net)
 	if (net->gone)
 		return;
 	gw_vq_disable_kicks(&net->vd.queues[GW_NET_RX].vq);
-	while (budget > 0 && receive_one(net))
-		budget--;
+	/* Late ones are few, and the loop would not come back for them. */
+	while ((budget > 0 || net->late) && receive_one(net))
+		budget -= budget > 0;
 	/* Out of turn: the tap stays readable, so the loop comes back. */
 	if (budget == 0)
 		gw_net_watch(net, net->polled | EPOLLIN);

@@ -21,6 +21,9 @@ static const struct gw_state_field net_fields[] = {
 };
 static const struct gw_state_desc net_state = { "virtio-net", 1, 1, net_fields };
 
+/* Packets that are taken from the tap of a VM that has moved, at a time. */
+#define DRAIN_BUDGET 256u
+
 static const uint64_t net_features =
 	1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_GUEST_TSO4 |
 	1ull << VIRTIO_NET_F_GUEST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_ECN | 1ull << VIRTIO_NET_F_HOST_TSO4 |
@@ -180,6 +183,7 @@ static void net_reset(struct gw_virtio *vd)
 	struct gw_net *net = to_net(vd);
 
 	net->bounced = 0;
+	gw_net_drop_late(net);
 	__atomic_fetch_and(&net->link, (uint16_t)~VIRTIO_NET_S_ANNOUNCE, __ATOMIC_RELAXED);
 }
 
@@ -233,6 +237,50 @@ static void net_announce(struct gw_virtio *vd)
 	gw_virtio_call(vd, announce_now);
 }
 
+struct drain {
+	struct gw_net *net;
+	const struct gw_packet_sink *sink;
+};
+
+static void drain_now(void *arg)
+{
+	const struct gw_packet_sink *sink = ((struct drain *)arg)->sink;
+	struct gw_net *net = ((struct drain *)arg)->net;
+	ssize_t n;
+
+	if (net->gone || net->vd.active || (!net->bounce && !(net->bounce = malloc(GW_NET_MAX_PACKET))))
+		return;
+	if (net->bounced)
+		sink->fn(sink->arg, sink->device, net->bounce, net->bounced);
+	net->bounced = 0;
+	for (unsigned budget = DRAIN_BUDGET; budget > 0 && (n = read(net->tap, net->bounce, GW_NET_MAX_PACKET)) > 0; budget--)
+		sink->fn(sink->arg, sink->device, net->bounce, (size_t)n);
+}
+
+static void net_drain(struct gw_virtio *vd, const struct gw_packet_sink *sink)
+{
+	gw_iothread_call(vd->host.io, drain_now, &(struct drain){ to_net(vd), sink });
+}
+
+struct late {
+	struct gw_net *net;
+	const void *data;
+	size_t len;
+};
+
+static void deliver_now(void *arg)
+{
+	const struct late *l = arg;
+
+	if (l->net->vd.active && l->net->vd.queues[GW_NET_RX].vq.enabled && !l->net->gone)
+		gw_net_receive_late(l->net, l->data, l->len);
+}
+
+static void net_deliver(struct gw_virtio *vd, const void *data, size_t len)
+{
+	gw_iothread_call(vd->host.io, deliver_now, &(struct late){ to_net(vd), data, len });
+}
+
 static void net_free(struct gw_virtio *vd)
 {
 	struct gw_net *net = to_net(vd);
@@ -247,6 +295,7 @@ static void net_free(struct gw_virtio *vd)
 		close(net->timer);
 	if (net->rx_timer >= 0)
 		close(net->rx_timer);
+	gw_net_drop_late(net);
 	free(net->bounce);
 	free(net);
 }
@@ -263,6 +312,8 @@ static const struct gw_virtio_ops net_ops = {
 	.save = net_save,
 	.load = net_load,
 	.announce = net_announce,
+	.drain = net_drain,
+	.deliver = net_deliver,
 	.free = net_free,
 };
 
@@ -296,6 +347,7 @@ int gw_net_new_on(int fd, const char *name, const uint8_t mac[6], bool incoming,
 	net->polled = incoming ? EPOLLIN : 0;
 	r = gw_virtio_init(&net->vd, &net_ops, name, host, GW_NET_QUEUES, GW_VQ_MAX_SIZE, net_features, err);
 	net->tap = fd;
+	net->late_end = &net->late;
 	net->timer = net->rx_timer = -1;
 	net->link = VIRTIO_NET_S_LINK_UP;
 	memcpy(net->mac, mac, sizeof(net->mac));

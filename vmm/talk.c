@@ -8,7 +8,6 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "lib/clock.h"
@@ -26,7 +25,6 @@
 /* An idle processor's guest answers within a tick of its clock (HZ=250). */
 #define OVERDUE_NS (4 * GW_NS_PER_MS)
 
-#define LOOK_NS (4 * GW_NS_PER_MS)
 /* A guest that has answered once may fall silent again over what else it finds to do. */
 #define SETTLE_NS (20 * GW_NS_PER_MS)
 #define NOBODY_NS (100 * GW_NS_PER_MS)
@@ -299,19 +297,15 @@ static uint64_t patience(void)
 	return longest;
 }
 
-uint64_t gw_talk_resumed(uint64_t from_ns)
+bool gw_talk_resumed(uint64_t from_ns, uint64_t *answered_ns)
 {
-	uint64_t answered, wait, now, settled;
+	uint64_t wait, now, settled;
 
-	for (;;) {
-		pthread_mutex_lock(&talk.lock);
-		answered = first_answers();
-		wait = patience();
-		pthread_mutex_unlock(&talk.lock);
-		now = gw_now_ns();
-		settled = answered ? answered + SETTLE_NS : from_ns + NOBODY_NS;
-		if (now >= settled && now >= from_ns + wait)
-			return answered;
-		usleep(LOOK_NS / 1000);
-	}
+	pthread_mutex_lock(&talk.lock);
+	*answered_ns = first_answers();
+	wait = patience();
+	pthread_mutex_unlock(&talk.lock);
+	now = gw_now_ns();
+	settled = *answered_ns ? *answered_ns + SETTLE_NS : from_ns + NOBODY_NS;
+	return now >= settled && now >= from_ns + wait;
 }

@@ -41,9 +41,9 @@ size_t gw_talk_answered(uint64_t keys[GW_TALK_FLOWS]);
 bool gw_talk_overdue(void);
 
 /*
- * Waits until the arrived VM, which runs since `from_ns`, answers those who ask, and steadily so: the time of its first answers (gw_now_ns()).
- * 0 when there are none: after 100 ms when nobody asks, 400 ms when somebody has, and 2 s when somebody insists.
+ * True when the arrived VM, which runs since `from_ns`, answers those who ask, and steadily so: *answered_ns is the time of its first answers
+ * (gw_now_ns()). 0 when there are none: after 100 ms when nobody asks, 400 ms when somebody has, and 2 s when somebody insists.
  */
-uint64_t gw_talk_resumed(uint64_t from_ns);
+bool gw_talk_resumed(uint64_t from_ns, uint64_t *answered_ns);
 
 #endif

@@ -316,6 +316,22 @@ static void device_announce(void *self)
 		vd->ops->announce(vd);
 }
 
+static void device_drain(void *self, const struct gw_packet_sink *sink)
+{
+	struct gw_virtio *vd = self;
+
+	if (vd->ops->drain)
+		vd->ops->drain(vd, sink);
+}
+
+static void device_deliver(void *self, const void *data, size_t len)
+{
+	struct gw_virtio *vd = self;
+
+	if (vd->ops->deliver)
+		vd->ops->deliver(vd, data, len);
+}
+
 static void forget_msix(void *arg)
 {
 	struct gw_virtio *vd = arg;
@@ -342,6 +358,8 @@ static const struct gw_device_ops device_ops = {
 	.save = device_save,
 	.load = device_load,
 	.announce = device_announce,
+	.drain = device_drain,
+	.deliver = device_deliver,
 	.free = device_free,
 };
 

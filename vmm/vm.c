@@ -320,6 +320,22 @@ void gw_vm_announce(struct gw_vm *vm)
 	}
 }
 
+void gw_vm_drain(struct gw_vm *vm, void (*fn)(void *arg, unsigned device, const void *data, size_t len), void *arg)
+{
+	for (unsigned i = 0; i < vm->ndevices; i++) {
+		struct gw_packet_sink sink = { fn, arg, i };
+
+		if (vm->devices[i].ops->drain)
+			vm->devices[i].ops->drain(vm->devices[i].self, &sink);
+	}
+}
+
+void gw_vm_deliver(struct gw_vm *vm, unsigned device, const void *data, size_t len)
+{
+	if (device < vm->ndevices && vm->devices[device].ops->deliver)
+		vm->devices[device].ops->deliver(vm->devices[device].self, data, len);
+}
+
 struct gw_dirty_source gw_vm_dirty_source(struct gw_vm *vm)
 {
 	if (vm->ring)

@@ -132,6 +132,10 @@ int gw_vm_check_features(struct gw_vm *vm, const void *cpuid, size_t cpuid_len, 
 			 uint32_t tsc_khz, struct gw_error *err);
 /* Network announcement after a move; the VM runs. */
 void gw_vm_announce(struct gw_vm *vm);
+/* Stopped: what has come for it in its devices' back ends, by index of the device; it is gone from there then. */
+void gw_vm_drain(struct gw_vm *vm, void (*fn)(void *arg, unsigned device, const void *data, size_t len), void *arg);
+/* Running: such a packet, which comes late. Dropped where there is no such device, or nobody to take it. */
+void gw_vm_deliver(struct gw_vm *vm, unsigned device, const void *data, size_t len);
 
 /* Pages written by vCPUs and by devices together (ring or bitmap, plus gw_ram's log), behind one source. */
 struct gw_dirty_source gw_vm_dirty_source(struct gw_vm *vm);

@@ -350,6 +350,70 @@ static void state_goes_over(void **state)
 	assert_int_equal(len, HDR + 77);
 }
 
+struct gathered {
+	unsigned count;
+	size_t len[300];
+	uint8_t data[300][HDR + 100];
+};
+
+static void gather(void *arg, unsigned device, const void *data, size_t len)
+{
+	struct gathered *got = arg;
+
+	assert_int_equal(device, 5);
+	assert_true(got->count < ARRAY_SIZE(got->len) && len <= sizeof(got->data[0]));
+	got->len[got->count] = len;
+	memcpy(got->data[got->count++], data, len);
+}
+
+/* What comes to a stopped guest is taken from the tap; elsewhere the guest gets it first, as far as it gives buffers. */
+static void packets_follow_a_guest(void **state)
+{
+	static struct gathered got;
+	static uint8_t large[70000];
+	const struct gw_packet_sink sink = { gather, &got, 5 };
+	struct fixture *f = *state;
+	struct guest *g = &f->guest;
+	uint32_t len;
+
+	assert_true(guest_start(g, f->fake, SLOT, NO_TSO));
+	give_buffers(f, 0, 3, 2048);
+	/* One that runs keeps its own. */
+	f->dev.ops->drain(f->dev.self, &sink);
+	f->dev.ops->quiesce(f->dev.self);
+	f->dev.ops->drain(f->dev.self, &sink);
+	assert_int_equal(got.count, 0);
+	for (unsigned i = 0; i < 70; i++)
+		to_wire(f, HDR + i, (uint8_t)i);
+	/* One that is stopped takes none. */
+	f->dev.ops->deliver(f->dev.self, large, HDR + 60);
+	f->dev.ops->drain(f->dev.self, &sink);
+	assert_int_equal(got.count, 70);
+	to_wire(f, HDR + 99, 99);
+	f->dev.ops->resume(f->dev.self);
+	f->dev.ops->deliver(f->dev.self, large, HDR - 1);
+	f->dev.ops->deliver(f->dev.self, large, sizeof(large));
+	assert_true(guest_used(g, 0, NULL, &len));
+	assert_int_equal(len, HDR + 99);
+	for (unsigned i = 0; i < got.count; i++)
+		f->dev.ops->deliver(f->dev.self, got.data[i], got.len[i]);
+	for (unsigned i = 0; i < 70; i++) {
+		if (i >= 2)
+			give_buffers(f, i % 40, 1, 2048);
+		assert_true(guest_used(g, 0, NULL, &len));
+		assert_int_equal(len, HDR + i);
+	}
+	/* What waits is bounded, and a reset forgets it. */
+	for (unsigned i = 0; i < 40; i++)
+		f->dev.ops->deliver(f->dev.self, large, 65536);
+	f->dev.ops->reset(f->dev.self);
+	assert_true(guest_start(g, f->fake, SLOT, NO_TSO));
+	give_buffers(f, 0, 1, 2048);
+	to_wire(f, HDR + 77, 4);
+	assert_true(guest_used(g, 0, NULL, &len));
+	assert_int_equal(len, HDR + 77);
+}
+
 static bool link_down(void *arg)
 {
 	return !(guest_config_read(arg, 6, 2) & VIRTIO_NET_S_LINK_UP);
@@ -463,6 +527,7 @@ int main(void)
 		T(a_starved_guest_catches_up),
 		T(control_commands),
 		T(arrival_is_announced),
+		T(packets_follow_a_guest),
 		T(state_goes_over),
 		T(a_deleted_tap_is_a_link_down),
 		T(a_queueless_guest_is_harmless),
