@@ -17,7 +17,14 @@
 #include "vmm/move-machine.h"
 #include "vmm/prefault.h"
 #include "vmm/talk.h"
+#include "vmm/tap.h"
 #include "vmm/vm.h"
+
+/*
+ * Of the packets that follow a VM, at a time: so many that are not TCP. It comes late to all of them, and has those first that somebody would
+ * repeat much later; who asks by UDP counts on losses.
+ */
+#define FOLLOWING_OTHERS 8u
 
 void gw_vm_move_wake(struct gw_vm_move *mv)
 {
@@ -128,9 +135,26 @@ static void op_released(void *self)
 	gw_vm_release(mv->vm);
 }
 
+struct drain {
+	gw_move_packet_fn *fn;
+	void *arg;
+	unsigned others;
+};
+
+static void sift(void *arg, unsigned device, const void *data, size_t len)
+{
+	struct drain *d = arg;
+
+	if (len <= GW_TAP_HEADER || (!gw_talk_repeats((const uint8_t *)data + GW_TAP_HEADER, len - GW_TAP_HEADER) && ++d->others > FOLLOWING_OTHERS))
+		return;
+	d->fn(d->arg, device, data, len);
+}
+
 static void op_drain(void *self, gw_move_packet_fn *fn, void *arg)
 {
-	gw_vm_drain(vm_of(self), fn, arg);
+	struct drain d = { .fn = fn, .arg = arg };
+
+	gw_vm_drain(vm_of(self), sift, &d);
 }
 
 static void op_deliver(void *self, unsigned device, const void *data, size_t len)

@@ -162,6 +162,68 @@ static void who_waits_for_nothing_is_not_waited_for_long(void **state)
 	assert_int_equal(gw_talk_longest(), 0);
 }
 
+/* Where a VM answers by data its TCP's acknowledgement is no answer, at the destination neither; where it only takes data it is. */
+static void acknowledgements_are_answers_to_uploads_only(void **state)
+{
+	static const struct packet data = { 2, 1, TCP, ACK, 5000, 6379, 59, false }, ack = { 1, 2, TCP, ACK, 6379, 5000, 0, false },
+				   reply = { 1, 2, TCP, ACK, 6379, 5000, 5, false };
+
+	packet(&data);
+	packet(&ack);
+	assert_int_equal(gw_talk_unanswered(), 0);
+	packet(&data);
+	packet(&reply);
+	packet(&data);
+	packet(&ack);
+	assert_true(gw_talk_unanswered() > 0);
+	packet(&reply);
+	assert_int_equal(gw_talk_unanswered(), 0);
+	arrive_after_answers();
+	packet(&data);
+	packet(&ack);
+	assert_true(gw_talk_unanswered() > 0);
+	packet(&reply);
+	assert_int_equal(gw_talk_unanswered(), 0);
+	/* Mostly sent some. */
+	for (unsigned i = 0; i < 200; i++)
+		packet(&data);
+	packet(&ack);
+	assert_int_equal(gw_talk_unanswered(), 0);
+}
+
+/* What the VM has heard where it was, and not answered yet. */
+static void a_question_moves_along(void **state)
+{
+	static const struct packet data = { 2, 1, TCP, ACK, 5000, 6379, 59, false }, reply = { 1, 2, TCP, ACK, 6379, 5000, 5, false };
+	uint64_t from, told;
+
+	packet(&data);
+	packet(&reply);
+	packet(&data);
+	packet(&question);
+	packet(&answer);
+	arrive_after_answers();
+	assert_true(gw_talk_unanswered() > 0);
+	packet(&question);
+	packet(&answer);
+	from = gw_now_ns();
+	assert_false(gw_talk_resumed(from, &told));
+	packet(&reply);
+	told = resumed(from);
+	assert_true(told >= from);
+	assert_int_equal(gw_talk_unanswered(), 0);
+}
+
+static void who_repeats_is_known(void **state)
+{
+	uint8_t f[GW_TALK_HEAD];
+
+	assert_true(gw_talk_repeats(f, make(&(struct packet){ 2, 1, TCP, ACK, 5000, 6379, 59, false }, f)));
+	assert_true(gw_talk_repeats(f, make(&(struct packet){ 2, 1, TCP, SYN, 5000, 6379, 0, true }, f)));
+	assert_false(gw_talk_repeats(f, make(&question, f)));
+	assert_false(gw_talk_repeats(f, 13));
+}
+
 static void an_answer_to_another_is_none(void **state)
 {
 	static const struct packet others[] = {
@@ -200,11 +262,12 @@ static void bare_acknowledgements_ask_for_nothing(void **state)
 		assert_int_equal(gw_talk_unanswered(), 0);
 		packet(&(struct packet){ 2, 1, TCP, PUSH, 5000, 22, 1, v6 });
 		assert_true(gw_talk_unanswered() > 0);
-		packet(&(struct packet){ 1, 2, TCP, ACK, 22, 5000, 0, v6 });
+		packet(&(struct packet){ 1, 2, TCP, PUSH, 22, 5000, 1, v6 });
 		assert_int_equal(gw_talk_unanswered(), 0);
 		packet(&(struct packet){ 2, 1, TCP, SYN, 5000, 22, 0, v6 });
 		assert_true(gw_talk_unanswered() > 0);
-		packet(&(struct packet){ 1, 2, TCP, ACK, 22, 5000, 0, v6 });
+		packet(&(struct packet){ 1, 2, TCP, SYN | ACK, 22, 5000, 0, v6 });
+		assert_int_equal(gw_talk_unanswered(), 0);
 	}
 }
 
@@ -361,6 +424,9 @@ int main(void)
 		T(who_never_answers_is_not_waited_for),
 		T(who_had_answers_is_waited_for_on_arrival),
 		T(who_waits_for_nothing_is_not_waited_for_long),
+		T(acknowledgements_are_answers_to_uploads_only),
+		T(a_question_moves_along),
+		T(who_repeats_is_known),
 		T(an_answer_to_another_is_none),
 		T(what_may_be_answers_asks_for_nothing),
 		T(bare_acknowledgements_ask_for_nothing),
