@@ -89,6 +89,11 @@ static int op_load(void *self, const void *data, size_t len, struct gw_error *er
 	return gw_vm_load(vm_of(self), data, len, err);
 }
 
+static int op_renew(void *self, struct gw_error *err)
+{
+	return gw_vm_renew(vm_of(self), err);
+}
+
 static void op_warm(void *self)
 {
 	gw_vm_prefault(vm_of(self));
@@ -157,6 +162,7 @@ static const struct gw_move_vm_ops vm_ops = {
 	.running = op_running,
 	.save = op_save,
 	.load = op_load,
+	.renew = op_renew,
 	.describe = op_describe,
 	.accept = op_accept,
 	.warm = op_warm,
