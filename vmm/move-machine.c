@@ -168,7 +168,7 @@ static int accept_disks(struct gw_vm *vm, const Godwit__StreamMachine *theirs, s
 	return 0;
 }
 
-static int accept_nets(const struct gw_vm_config *c, const Godwit__StreamMachine *theirs, struct gw_error *err)
+static int accept_nets(const struct gw_vm_config *c, const Godwit__StreamMachine *theirs, bool clone, struct gw_error *err)
 {
 	if (theirs->n_nets != c->nnets)
 		return gw_error_set(err, ENOTSUP, "the VM has %zu network devices at the source and %u here", theirs->n_nets,
@@ -177,14 +177,14 @@ static int accept_nets(const struct gw_vm_config *c, const Godwit__StreamMachine
 		const Godwit__StreamNet *n = theirs->nets[i];
 
 		if (strcmp(n->name, c->nets[i].name) || n->mac.len != sizeof(c->nets[i].mac) ||
-		    memcmp(n->mac.data, c->nets[i].mac, n->mac.len))
+		    (!clone && memcmp(n->mac.data, c->nets[i].mac, n->mac.len)))
 			return gw_error_set(err, ENOTSUP, "network device %u, '%s', has another name or address at the source",
 					    i, c->nets[i].name);
 	}
 	return 0;
 }
 
-int gw_move_machine_accept(struct gw_vm *vm, const Godwit__StreamMachine *theirs, struct gw_error *err)
+int gw_move_machine_accept(struct gw_vm *vm, const Godwit__StreamMachine *theirs, bool clone, struct gw_error *err)
 {
 	int r;
 
@@ -197,6 +197,6 @@ int gw_move_machine_accept(struct gw_vm *vm, const Godwit__StreamMachine *theirs
 	if (r == 0)
 		r = accept_disks(vm, theirs, err);
 	if (r == 0)
-		r = accept_nets(gw_vm_config(vm), theirs, err);
+		r = accept_nets(gw_vm_config(vm), theirs, clone, err);
 	return r;
 }

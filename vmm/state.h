@@ -26,7 +26,7 @@
 
 /*
  * Of all tables together, for whoever must know before it gets a state: raised when a table is, or one is added. Older ones are taken.
- * 2: the generation ID, and pm's general-purpose events.
+ * 2: the generation ID, pm's general-purpose events, the alias of a network card.
  */
 #define GW_STATE_VERSION 2
 

@@ -316,10 +316,14 @@ int gw_vm_load(struct gw_vm *vm, const void *data, size_t len, struct gw_error *
 	return r;
 }
 
-int gw_vm_renew(struct gw_vm *vm, struct gw_error *err)
+int gw_vm_renew(struct gw_vm *vm, bool clone, struct gw_error *err)
 {
 	int r = gw_genid_renew(&vm->genid, vm->ram, err);
 
+	for (unsigned i = 0; r == 0 && clone && i < vm->ndevices; i++) {
+		if (vm->devices[i].ops->clone)
+			vm->devices[i].ops->clone(vm->devices[i].self);
+	}
 	if (r == 0 && vm->genid.shown)
 		gw_pm_raise(vm->pm, GW_PM_GPE_GENID);
 	return r;
