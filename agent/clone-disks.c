@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "agent/disks.h"
-#include "agent/guest.h"
 #include "agent/vmconfig.h"
 #include "lib/buf.h"
 #include "lib/util.h"
@@ -43,6 +42,8 @@ static int check_mappings(const Godwit__CloneRequest *req, const Godwit__VmConfi
 		const char *name = req->disks[i]->name;
 		bool known = false;
 
+		if (strlen(req->disks[i]->path) > GW_VM_MAX_PATH)
+			return gw_error_set(err, EINVAL, "disk %.64s: the path is longer than %d bytes", name, GW_VM_MAX_PATH);
 		for (size_t j = 0; j < config->n_disks && !known; j++)
 			known = !strcmp(config->disks[j]->name, name);
 		if (!known)
@@ -100,7 +101,9 @@ static const char *find_same(struct gw_agent *a, const Godwit__VmConfig *config,
 	return found;
 }
 
-static int check_recorded(struct gw_agent *a, const Godwit__VmDisk *d, const Godwit__DiskIdentity *id, struct gw_error *err)
+/* `self` may be NULL. */
+static int check_recorded(struct gw_agent *a, const struct gw_guest *self, const Godwit__VmDisk *d, const Godwit__DiskIdentity *id,
+			  struct gw_error *err)
 {
 	struct gw_guest **list;
 	unsigned n;
@@ -112,7 +115,7 @@ static int check_recorded(struct gw_agent *a, const Godwit__VmDisk *d, const God
 		struct gw_guest *g = list[i];
 
 		/* A record's configuration never changes. */
-		if (r == 0 && find_same(a, g->record->config, id))
+		if (r == 0 && g != self && find_same(a, g->record->config, id))
 			r = gw_error_set(err, EBUSY, "[disk %s] %s is VM %s's already", d->name, d->path, g->name);
 		gw_guest_unref(g);
 	}
@@ -138,7 +141,7 @@ static int check_own(struct gw_agent *a, const Godwit__PeerPrepare *saved, Godwi
 			r = gw_error_set(err, EINVAL, "[disk %s] %s would be written by clones %u and %u: put {} into its path, for the clone's number",
 					 d->name, d->path, i + 1, number);
 	}
-	r = r ?: check_recorded(a, d, id, err);
+	r = r ?: check_recorded(a, NULL, d, id, err);
 	godwit__disk_identity__free_unpacked(id, NULL);
 	return r;
 }
@@ -161,6 +164,23 @@ int gw_clone_check_disks(struct gw_agent *a, const Godwit__CloneRequest *req, co
 				r = theirs ? gw_disk_compare(a, d, theirs, err) :
 					     gw_error_set(err, EPROTO, "the snapshot does not say which disk [disk %s] is", d->name);
 		}
+	}
+	return r;
+}
+
+int gw_clone_recheck_disks(struct gw_guest *self, struct gw_error *err)
+{
+	const Godwit__VmConfig *c = self->record->config;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < c->n_disks; i++) {
+		Godwit__DiskIdentity *id = NULL;
+
+		if (c->disks[i]->readonly)
+			continue;
+		r = gw_disk_identify(self->agent, c->disks[i], false, &id, err) ?: check_recorded(self->agent, self, c->disks[i], id, err);
+		if (id)
+			godwit__disk_identity__free_unpacked(id, NULL);
 	}
 	return r;
 }

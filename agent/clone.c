@@ -97,9 +97,9 @@ static void undo(struct gw_guest *g)
 	bool rests;
 
 	pthread_mutex_lock(&g->lock);
-	if (g->watched)
+	if (g->watched && !g->agent->stopping)
 		gw_watch_kill_locked(g, gw_now_ns() + KILL_TIMEOUT);
-	/* Of one that does not die (the agent ends) its watcher, or the next agent, clears up. */
+	/* What there is when the agent ends is looked at by the next one, as after a crash. */
 	rests = !g->watched && !g->gone;
 	pthread_mutex_unlock(&g->lock);
 	if (!rests)
@@ -124,7 +124,7 @@ static int make(struct clone *s, unsigned number, struct gw_guest **ret, struct 
 	r = gw_guest_add(s->from.a, rec, "clone", false, &g, err);
 	if (r < 0)
 		return r;
-	r = gw_memory_admit(s->from.a, g, c->memory, err) ?: gw_restore_bring(&s->from, g, s->req->paused, err);
+	r = gw_clone_recheck_disks(g, err) ?: gw_memory_admit(s->from.a, g, c->memory, err) ?: gw_restore_bring(&s->from, g, s->req->paused, err);
 	if (r < 0) {
 		undo(g);
 		gw_guest_end(g);

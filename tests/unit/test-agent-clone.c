@@ -169,6 +169,32 @@ static void disks_are_not_written_by_two(void **state)
 	check(there_is_none(0, "w-1"));
 }
 
+/* Asked for at once, with one disk for both: not both are made. */
+static void nor_by_two_that_are_made_at_once(void **state)
+{
+	char more[200], one[32], two[32];
+	unsigned made = 0;
+	pid_t a, b;
+
+	make_disk("root");
+	make_disk("one");
+	snprintf(more, sizeof(more), "[disk root]\npath = %s/root\n", lab.dir);
+	snapshot(more);
+	for (unsigned i = 0; i < 4; i++) {
+		a = agent_cli_start(&lab, 0, "clone v --name w --disk root=%s/one %s", lab.dir, from);
+		b = agent_cli_start(&lab, 0, "clone v --name x --disk root=%s/one %s", lab.dir, from);
+		made = (agent_cli_wait(a) == 0) + (agent_cli_wait(b) == 0);
+		agent_vm_state(&lab, 0, "w-1", one);
+		agent_vm_state(&lab, 0, "x-1", two);
+		check(made <= 1 && made == (unsigned)(!strcmp(one, "running") + !strcmp(two, "running")));
+		check(!strcmp(one, "none") || !strcmp(two, "none"));
+		for (unsigned k = 0; k < 2; k++) {
+			agent_cli(&lab, 0, NULL, 0, "stop %s --force", k ? "w-1" : "x-1");
+			agent_cli(&lab, 0, NULL, 0, "rm %s", k ? "w-1" : "x-1");
+		}
+	}
+}
+
 static void what_makes_no_sense_is_refused(void **state)
 {
 	snapshot(NULL);
@@ -229,14 +255,16 @@ static void killed_on_the_way(void **state)
 {
 	static const struct {
 		const char *point;
-		bool agent; /* it is killed, not its VMM */
+		bool agent, both; /* it is killed, and not its VMM, or that too */
 		const char *state;
 	} cases[] = {
-		{ "load-opened=kill", false, "none" },
-		{ "load-state=kill", false, "none" },
-		{ "load-owned=kill", false, "none" },
-		{ "load-state=delay:1500", true, "none" },
-		{ "load-owned=delay:1500", true, "running" },
+		{ "load-opened=kill", false, false, "none" },
+		{ "load-state=kill", false, false, "none" },
+		{ "load-owned=kill", false, false, "none" },
+		{ "load-state=delay:1500", true, false, "none" },
+		{ "load-state=delay:1500", true, true, "none" },
+		{ "load-owned=delay:1500", true, true, "stopped" },
+		{ "load-owned=delay:1500", true, false, "running" },
 	};
 
 	snapshot(NULL);
@@ -250,6 +278,7 @@ static void killed_on_the_way(void **state)
 			usleep(700000);
 			agent_host_kill(&lab, 0, SIGKILL);
 			agent_cli_wait(pid);
+			check(!cases[i].both || agent_kill_vmm(&lab, 0, "v-1"));
 		} else {
 			check(clones("v 2") == 1 && strstr(out, "no clone was made"));
 		}
@@ -257,6 +286,7 @@ static void killed_on_the_way(void **state)
 		agent_host_start(&lab, 0, NULL);
 		check(agent_wait_state(&lab, 0, "v-1", cases[i].state));
 		check(there_is_none(0, "v-2") && runs(0, "v"));
+		agent_cli(&lab, 0, NULL, 0, "rm v-1");
 	}
 }
 
@@ -283,6 +313,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(they_run_beside_the_vm_that_was_saved, begin, end),
 		cmocka_unit_test_setup_teardown(the_vm_that_was_saved_stays_its_owners, begin, end),
 		cmocka_unit_test_setup_teardown(disks_are_not_written_by_two, begin, end),
+		cmocka_unit_test_setup_teardown(nor_by_two_that_are_made_at_once, begin, end),
 		cmocka_unit_test_setup_teardown(what_makes_no_sense_is_refused, begin, end),
 		cmocka_unit_test_setup_teardown(json_tells_each, begin, end),
 		cmocka_unit_test_setup_teardown(one_that_fails_leaves_nothing, begin, end),
