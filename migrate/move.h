@@ -71,6 +71,8 @@ struct gw_move_vm_ops {
 	/* Of the stopped VM; changes nothing, its RAM included. */
 	int (*save)(void *vm, struct gw_buf *out, struct gw_error *err);
 	int (*load)(void *vm, const void *data, size_t len, struct gw_error *err);
+	/* After `load`, from a snapshot: the guest is to learn that its past may be another's too. May be NULL. */
+	int (*renew)(void *vm, struct gw_error *err);
 	/* What a destination must offer; *ret is owned (godwit__stream_machine__free_unpacked). Regions are filled in by the engine. */
 	int (*describe)(void *vm, Godwit__StreamMachine **ret, struct gw_error *err);
 	/* Destination: an error when this VM cannot take over what `theirs` describes. The engine compares the regions. */

@@ -40,6 +40,8 @@ struct gw_device_ops {
 	/* Write or check-and-take state; the device is quiesced. A hostile state must fail with a clear error. */
 	int (*save)(void *dev, struct gw_state_writer *w, struct gw_error *err);
 	int (*load)(void *dev, struct gw_state_reader *r, struct gw_error *err);
+	/* Loaded, as a clone's: what only one may be that is seen from outside, it is by its own configuration from now on. May be NULL. */
+	void (*clone)(void *dev);
 	/*
 	 * The VM runs here for the first time after a move: network devices announce their address (RARP) at once.
 	 * Called after vCPUs run. May be NULL.

@@ -96,6 +96,11 @@ static int op_load(void *self, const void *data, size_t len, struct gw_error *er
 	return gw_vm_load(vm_of(self), data, len, err);
 }
 
+static int op_renew(void *self, struct gw_error *err)
+{
+	return gw_vm_renew(vm_of(self), ((struct gw_vm_move *)self)->load_clone, err);
+}
+
 static void op_warm(void *self)
 {
 	gw_vm_prefault(vm_of(self));
@@ -108,7 +113,7 @@ static int op_describe(void *self, Godwit__StreamMachine **ret, struct gw_error 
 
 static int op_accept(void *self, const Godwit__StreamMachine *theirs, struct gw_error *err)
 {
-	return gw_move_machine_accept(vm_of(self), theirs, err);
+	return gw_move_machine_accept(vm_of(self), theirs, ((struct gw_vm_move *)self)->load_clone, err);
 }
 
 /* A power-off or reset that waits for the main loop must not travel half-done. */
@@ -181,6 +186,7 @@ static const struct gw_move_vm_ops vm_ops = {
 	.running = op_running,
 	.save = op_save,
 	.load = op_load,
+	.renew = op_renew,
 	.describe = op_describe,
 	.accept = op_accept,
 	.warm = op_warm,

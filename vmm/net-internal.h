@@ -6,6 +6,7 @@
 #include <linux/virtio_net.h>
 
 #include "vmm/iothread.h"
+#include "vmm/net-alias.h"
 #include "vmm/net.h"
 #include "vmm/tap.h"
 #include "vmm/virtio.h"
@@ -42,7 +43,9 @@ struct gw_net {
 	bool discard;        /* nobody to receive has arrived yet: drop all that comes */
 	bool gone;           /* the tap was deleted */
 	bool tx_blocked;     /* the tap took no more: watched for EPOLLOUT */
-	uint8_t mac[6];      /* under vd.lock, or stopped */
+	uint8_t mac[6];      /* as the guest knows it; under vd.lock, or stopped */
+	uint8_t configured[6]; /* constant */
+	uint8_t alias[6];    /* a clone's: what it is outside (net-alias.h); zeroes: the same. Device thread, or stopped */
 	uint16_t link;       /* VIRTIO_NET_S_*; atomic */
 
 	/* Announcements: a timer and how many are left. */
@@ -67,9 +70,16 @@ struct gw_net {
 	struct gw_net_late *late, **late_end;
 	size_t late_bytes;
 
+	/* The beginning of a packet in which addresses were exchanged, and of one that is sent the rest behind it. */
+	uint8_t head[GW_NET_ALIAS_HEAD];
+	struct iovec head_iov[GW_VQ_MAX_SIZE + 1];
+
 	struct gw_vq_chain chain;
 };
 
+/* Whether it has an alias; what it is outside. */
+bool gw_net_has_alias(const struct gw_net *net);
+const uint8_t *gw_net_outside(const struct gw_net *net);
 /* Watches the tap for what is wanted now. */
 void gw_net_watch(struct gw_net *net, uint32_t events);
 /* The tap was deleted: link down, no more of it. */

@@ -68,6 +68,15 @@ static void mark_dirty(struct gw_net *net, uint64_t len)
 	}
 }
 
+/* Of a clone: what it has outside becomes what the guest knows. The guest may write there meanwhile, and harms itself alone. */
+static void exchange(struct gw_net *net, uint64_t len)
+{
+	size_t n = gw_iov_read(net->iov, net->niov, 0, net->head, GW_MIN(len, (uint64_t)sizeof(net->head)));
+
+	if (gw_net_alias_swap(net->mac, net->alias, net->head, n))
+		gw_iov_write(net->iov, net->niov, 0, net->head, n);
+}
+
 /* Hands the packet of `len` bytes that lies in the staged buffers to the guest. */
 static void deliver(struct gw_net *net, uint64_t len)
 {
@@ -81,6 +90,8 @@ static void deliver(struct gw_net *net, uint64_t len)
 		buffers += net->staged[chains].niov;
 		chains++;
 	}
+	if (gw_net_has_alias(net))
+		exchange(net, len);
 	gw_put_le16(count, (uint16_t)chains);
 	gw_iov_write(net->iov, net->niov, offsetof(struct virtio_net_hdr_v1, num_buffers), count, sizeof(count));
 	mark_dirty(net, len);

@@ -308,6 +308,14 @@ static int device_load(void *self, struct gw_state_reader *r, struct gw_error *e
 	return gw_virtio_load(self, r, err);
 }
 
+static void device_clone(void *self)
+{
+	struct gw_virtio *vd = self;
+
+	if (vd->ops->clone)
+		vd->ops->clone(vd);
+}
+
 static void device_announce(void *self)
 {
 	struct gw_virtio *vd = self;
@@ -357,6 +365,7 @@ static const struct gw_device_ops device_ops = {
 	.quiesce = device_quiesce,
 	.save = device_save,
 	.load = device_load,
+	.clone = device_clone,
 	.announce = device_announce,
 	.drain = device_drain,
 	.deliver = device_deliver,

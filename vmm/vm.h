@@ -122,6 +122,11 @@ void gw_vm_slow(struct gw_vm *vm, unsigned percent);
  */
 int gw_vm_save(struct gw_vm *vm, struct gw_buf *out, struct gw_error *err);
 int gw_vm_load(struct gw_vm *vm, const void *data, size_t len, struct gw_error *err);
+/*
+ * The loaded VM, stopped, comes from a snapshot: what it remembers another may too. Its guest is told so, by another generation ID (vmm/genid.h); of a `clone`
+ * devices become what they are configured to be where they are seen from outside.
+ */
+int gw_vm_renew(struct gw_vm *vm, bool clone, struct gw_error *err);
 
 /*
  * What a host must offer to take the VM in: `cpuid` in the form of vmm/cpuid.h, `devices` as lines "kind instance". Both are appended

@@ -306,6 +306,12 @@ static int op_load(void *self, const void *data, size_t len, struct gw_error *er
 	return 0;
 }
 
+static int op_renew(void *self, struct gw_error *err)
+{
+	((struct move_vm *)self)->renewed++;
+	return 0;
+}
+
 static int op_describe(void *self, Godwit__StreamMachine **ret, struct gw_error *err)
 {
 	Godwit__StreamMachine *m = malloc(sizeof(*m));
@@ -371,6 +377,7 @@ struct gw_move_vm move_vm_handle(struct move_vm *vm)
 		.running = op_running,
 		.save = op_save,
 		.load = op_load,
+		.renew = op_renew,
 		.describe = op_describe,
 		.accept = op_accept,
 		.owned = op_owned,

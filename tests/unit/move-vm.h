@@ -39,6 +39,7 @@ struct move_vm {
 	uint64_t rng;
 	uint64_t owned_epoch;
 	bool released, announced;
+	unsigned renewed;            /* how often it was told to come from a snapshot */
 	unsigned slowed, slowest;    /* percent: now, and the most; a slowed guest writes that much less */
 };
 

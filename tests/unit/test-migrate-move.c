@@ -46,6 +46,7 @@ static void moves_an_idle_vm(void **state)
 	assert_moved(&p);
 	assert_true(move_vm_running(&p.d));
 	assert_true(p.d.announced);
+	assert_int_equal(p.d.renewed, 0);
 	assert_int_equal(p.d.owned_epoch, 2);
 	move_vm_stop(&p.d);
 	assert_true(move_pair_equal(&p));
