@@ -12,12 +12,23 @@
 #include "lib/parse.h"
 #include "lib/util.h"
 
-/* *ret is to be released. */
+/* *ret is to be released. With a fingerprint and without a passphrase the agent opens it by its host's key. */
 static int read_secret(const struct gw_cli *cli, const char *url, struct gw_cli_secret *ret, struct gw_error *err)
 {
-	const struct gw_cli_secret_from from = { .passphrase_file = cli->passphrase_file ?: getenv("GODWIT_REPO_PASSPHRASE_FILE") };
+	const struct gw_cli_secret_from from = {
+		.passphrase_file = cli->passphrase_file ?: getenv("GODWIT_REPO_PASSPHRASE_FILE"),
+		.fingerprint = cli->fingerprint,
+	};
 
-	return gw_cli_secret_read(&from, "Passphrase", url, false, ret, err);
+	if (from.passphrase_file || !from.fingerprint)
+		return gw_cli_secret_read(&from, "Passphrase", url, false, ret, err);
+	memset(ret, 0, sizeof(*ret));
+	return gw_cli_secret_expect(ret, from.fingerprint, err);
+}
+
+static ProtobufCBinaryData fingerprint(struct gw_cli_secret *s)
+{
+	return (ProtobufCBinaryData){ s->secret.fingerprint ? sizeof(s->fingerprint) : 0, s->fingerprint };
 }
 
 static void format_line(const Godwit__SaveProgress *p, char *out, size_t size)
@@ -86,7 +97,8 @@ static int save(struct gw_cli *cli, bool keep, struct gw_error *err)
 	gw_progress_init(&p, cli);
 	s.name = (char *)cli->args[0];
 	s.url = (char *)cli->to;
-	s.passphrase = secret.passphrase;
+	s.passphrase = secret.passphrase ?: (char *)"";
+	s.fingerprint = fingerprint(&secret);
 	s.snapshot = (char *)(cli->snapshot ?: "");
 	s.live = keep || cli->live;
 	s.keep = keep;
@@ -165,7 +177,8 @@ int gw_cli_resume_snapshot(struct gw_cli *cli, struct gw_error *err)
 		return r;
 	resume.snapshot = name;
 	resume.url = (char *)cli->from;
-	resume.passphrase = secret.passphrase;
+	resume.passphrase = secret.passphrase ?: (char *)"";
+	resume.fingerprint = fingerprint(&secret);
 	resume.host = (char *)(cli->on ?: "");
 	resume.force = cli->force;
 	resume.paused = cli->paused;

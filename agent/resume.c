@@ -311,7 +311,7 @@ static int bring(struct resume *s, struct gw_error *err)
 
 static int open_snapshot(struct resume *s, struct gw_error *err)
 {
-	int r = gw_snapshot_repo(s->req->url, s->req->passphrase, &s->repo, err);
+	int r = gw_snapshot_repo(s->a, s->req->url, s->req->passphrase, &s->req->fingerprint, &s->repo, err);
 
 	r = r ?: gw_snap_open(s->repo, s->req->snapshot, s->req->generation, &s->snap, err);
 	if (r < 0)
