@@ -5,15 +5,13 @@
 
 #include "agent/cli-output.h"
 #include "agent/cli-progress.h"
-#include "agent/cli-repo.h"
-#include "agent/cli.h"
+#include "agent/cli-snapshot.h"
 #include "agent/json.h"
 #include "lib/io.h"
 #include "lib/parse.h"
 #include "lib/util.h"
 
-/* *ret is to be released. With a fingerprint and without a passphrase the agent opens it by its host's key. */
-static int read_secret(const struct gw_cli *cli, const char *url, struct gw_cli_secret *ret, struct gw_error *err)
+int gw_cli_snapshot_secret(const struct gw_cli *cli, const char *url, struct gw_cli_secret *ret, struct gw_error *err)
 {
 	const struct gw_cli_secret_from from = {
 		.passphrase_file = cli->passphrase_file ?: getenv("GODWIT_REPO_PASSPHRASE_FILE"),
@@ -26,7 +24,7 @@ static int read_secret(const struct gw_cli *cli, const char *url, struct gw_cli_
 	return gw_cli_secret_expect(ret, from.fingerprint, err);
 }
 
-static ProtobufCBinaryData fingerprint(struct gw_cli_secret *s)
+ProtobufCBinaryData gw_cli_fingerprint(struct gw_cli_secret *s)
 {
 	return (ProtobufCBinaryData){ s->secret.fingerprint ? sizeof(s->fingerprint) : 0, s->fingerprint };
 }
@@ -89,7 +87,7 @@ static int save(struct gw_cli *cli, bool keep, struct gw_error *err)
 		fprintf(stderr, "godwit %s: say where to, by --to REPOSITORY\n", keep ? "snapshot" : "suspend");
 		exit(GW_CLI_USAGE);
 	}
-	r = read_secret(cli, cli->to, &secret, err) ?: gw_cli_connect(cli, &c, err);
+	r = gw_cli_snapshot_secret(cli, cli->to, &secret, err) ?: gw_cli_connect(cli, &c, err);
 	if (r < 0) {
 		gw_cli_secret_release(&secret);
 		return r;
@@ -98,7 +96,7 @@ static int save(struct gw_cli *cli, bool keep, struct gw_error *err)
 	s.name = (char *)cli->args[0];
 	s.url = (char *)cli->to;
 	s.passphrase = secret.passphrase ?: (char *)"";
-	s.fingerprint = fingerprint(&secret);
+	s.fingerprint = gw_cli_fingerprint(&secret);
 	s.snapshot = (char *)(cli->snapshot ?: "");
 	s.live = keep || cli->live;
 	s.keep = keep;
@@ -131,8 +129,7 @@ int gw_cli_snapshot(struct gw_cli *cli, struct gw_error *err)
 	return save(cli, true, err);
 }
 
-/* "NAME" or "NAME@GENERATION": cuts off the latter. */
-static int split_generation(char *name, uint64_t *generation, struct gw_error *err)
+int gw_cli_split_generation(char *name, uint64_t *generation, struct gw_error *err)
 {
 	char *at = strrchr(name, '@');
 
@@ -170,15 +167,15 @@ int gw_cli_resume_snapshot(struct gw_cli *cli, struct gw_error *err)
 	gw_autofree char *name = strdup(cli->args[0]);
 	gw_autoreply *reply = NULL;
 	struct gw_cli_secret secret = { 0 };
-	int r = name ? split_generation(name, &resume.generation, err) : gw_error_set(err, ENOMEM, "out of memory");
+	int r = name ? gw_cli_split_generation(name, &resume.generation, err) : gw_error_set(err, ENOMEM, "out of memory");
 
-	r = r ?: read_secret(cli, cli->from, &secret, err);
+	r = r ?: gw_cli_snapshot_secret(cli, cli->from, &secret, err);
 	if (r < 0)
 		return r;
 	resume.snapshot = name;
 	resume.url = (char *)cli->from;
 	resume.passphrase = secret.passphrase ?: (char *)"";
-	resume.fingerprint = fingerprint(&secret);
+	resume.fingerprint = gw_cli_fingerprint(&secret);
 	resume.host = (char *)(cli->on ?: "");
 	resume.force = cli->force;
 	resume.paused = cli->paused;

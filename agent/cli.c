@@ -61,6 +61,8 @@ enum {
 	OPT_SAVE_DETACH,
 	OPT_RESUME_FORCE,
 	OPT_FINGERPRINT,
+	OPT_PREFIX,
+	OPT_DISK,
 };
 
 static const struct argp_option all_options[] = {
@@ -93,7 +95,7 @@ static const struct argp_option all_options[] = {
 	{ "watch", OPT_WATCH, NULL, 0, "Again every 2 seconds, until Ctrl-C", 0 },
 	{ "to", OPT_TO, "URL", 0, "The repository: file:///DIRECTORY or s3://BUCKET/PREFIX", 0 },
 	{ "from", OPT_FROM, "URL", 0, "The repository that has the snapshot", 0 },
-	{ "on", OPT_ON, "HOST", 0, "Resume it on this host (a name of [peers]) instead of the one that is asked", 0 },
+	{ "on", OPT_ON, "HOST", 0, "Run it on this host (a name of [peers]) instead of the one that is asked", 0 },
 	{ "name", OPT_SNAPSHOT, "NAME", 0, "Of the snapshot (default: the VM's)", 0 },
 	{ "live", OPT_LIVE, NULL, 0, "Copy its memory while it runs; it stands still for the rest only", 0 },
 	{ "paused", OPT_PAUSED, NULL, 0, "It does not run before 'godwit resume VM'", 0 },
@@ -101,6 +103,8 @@ static const struct argp_option all_options[] = {
 	{ "fingerprint", OPT_FINGERPRINT, "HEX", 0, "Only the repository of this fingerprint; without a passphrase the host's own key opens it", 0 },
 	{ "downtime", OPT_SAVE_DOWNTIME, "MS", 0, "How long the VM may stand still, about (default 300)", 0 },
 	{ "detach", OPT_SAVE_DETACH, NULL, 0, "Return once it is under way", 0 },
+	{ "name", OPT_PREFIX, "PREFIX", 0, "They are named PREFIX-1, PREFIX-2, ... (default: the name of the VM that was saved)", 0 },
+	{ "disk", OPT_DISK, "NAME=PATH", 0, "Another path for a disk, {} in it standing for the clone's number; may be repeated", 0 },
 	{ "force", OPT_RESUME_FORCE, NULL, 0, "You are sure that the VM runs nowhere, and that its disks are as they were", 0 },
 };
 
@@ -111,6 +115,7 @@ static const int move_options[] = { OPT_DOWNTIME,  OPT_MOVE_TIMEOUT, OPT_POLICY,
 static const int suspend_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_LIVE, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, 0 };
 static const int snapshot_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, 0 };
 static const int resume_options[] = { OPT_FROM, OPT_ON, OPT_PAUSED, OPT_RESUME_FORCE, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
+static const int clone_options[] = { OPT_FROM, OPT_PREFIX, OPT_ON, OPT_DISK, OPT_PAUSED, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
 static const int resolve_options[] = { OPT_HERE, OPT_THERE, 0 };
 static const int balloon_options[] = { OPT_TARGET, 0 };
 static const int share_options[] = { OPT_VM, OPT_DOMAIN, OPT_WATCH, 0 };
@@ -125,6 +130,7 @@ static const struct gw_cli_command commands[] = {
 	{ "suspend", "VM", "Saves a VM to a repository and ends it here, until it is resumed.", 1, 1, suspend_options, gw_cli_suspend },
 	{ "snapshot", "VM", "Saves a VM to a repository; it goes on.", 1, 1, snapshot_options, gw_cli_snapshot },
 	{ "resume", "VM | SNAPSHOT[@N]", "Lets a paused VM run again; with --from, a VM from its snapshot.", 1, 1, resume_options, gw_cli_resume },
+	{ "clone", "SNAPSHOT[@N] [COUNT]", "Makes VMs of their own from one snapshot.", 1, 2, clone_options, gw_cli_clone },
 	{ "move", "VM HOST", "Moves a running VM to another host.", 2, 2, move_options, gw_cli_move },
 	{ "cancel", "VM", "Cancels the move or the saving that is under way.", 1, 1, NULL, gw_cli_cancel },
 	{ "console", "VM", "Connects to a VM's serial console; Ctrl-] leaves it.", 1, 1, NULL, gw_cli_console },
@@ -205,7 +211,7 @@ uint64_t gw_cli_number(struct argp_state *state, const char *arg, const char *wh
 static void add_word(struct argp_state *state, const char **list, unsigned *n, const char *word)
 {
 	if (*n == GW_CLI_MAX_ARGS)
-		argp_error(state, "more than %d names or addresses", GW_CLI_MAX_ARGS);
+		argp_error(state, "more than %d names, addresses or disks", GW_CLI_MAX_ARGS);
 	list[(*n)++] = word;
 }
 
@@ -274,6 +280,7 @@ static error_t parse_value(struct gw_cli *c, int key, char *arg, struct argp_sta
 		c->on = arg;
 		return 0;
 	case OPT_SNAPSHOT:
+	case OPT_PREFIX:
 		c->snapshot = arg;
 		return 0;
 	case OPT_PASSPHRASE_FILE:
@@ -322,6 +329,11 @@ static error_t parse_value(struct gw_cli *c, int key, char *arg, struct argp_sta
 		return 0;
 	case OPT_DNS:
 		add_word(state, c->dns, &c->ndns, arg);
+		return 0;
+	case OPT_DISK:
+		if (!strchr(arg, '=') || *arg == '=')
+			argp_error(state, "--disk %s: want NAME=PATH", arg);
+		add_word(state, c->disks, &c->ndisks, arg);
 		return 0;
 	case OPT_IP:
 		add_word(state, c->ip, &c->nip, arg);

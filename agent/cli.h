@@ -24,7 +24,7 @@ enum gw_cli_status {
 	GW_CLI_LOCKED = 9,      /* the passphrase or key does not open the repository */
 };
 
-#define GW_CLI_MAX_ARGS 8
+#define GW_CLI_MAX_ARGS 16
 
 /* Everything that a command line may say; each command takes some of it. */
 struct gw_cli {
@@ -43,7 +43,8 @@ struct gw_cli {
 	const char *to, *from, *on, *snapshot, *passphrase_file, *fingerprint;
 	const char *dns[GW_CLI_MAX_ARGS];
 	const char *ip[GW_CLI_MAX_ARGS];
-	unsigned ndns, nip;
+	const char *disks[GW_CLI_MAX_ARGS]; /* NAME=PATH */
+	unsigned ndns, nip, ndisks;
 };
 
 struct gw_cli_command {
@@ -88,6 +89,7 @@ int gw_cli_move(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_suspend(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_snapshot(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_resume_snapshot(struct gw_cli *cli, struct gw_error *err);
+int gw_cli_clone(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_cancel(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_console(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_pki(struct gw_cli *cli, struct gw_error *err);

@@ -356,6 +356,8 @@ void gw_guest_set_state_locked(struct gw_guest *g, Godwit__VmState state, const 
 	if (before == state && !strcmp(g->record->reason, reason))
 		return;
 	g->record->state = state;
+	/* A clone is one once it has been here. */
+	g->record->cloning &= state == GODWIT__VM_STATE__VM_SUSPENDED;
 	g->record->changed_ns = gw_realtime_ns();
 	gw_pb_set_string(&g->record->reason, reason);
 	if (gw_guest_save_locked(g, &err) < 0)

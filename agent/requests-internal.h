@@ -14,11 +14,14 @@
 
 /* A reference, or NULL with -ESRCH in err. */
 struct gw_guest *gw_client_guest(struct gw_client *c, const char *name, struct gw_error *err);
+/* Adds what a VM is to the reply. 0 or -ENOMEM. */
+int gw_client_add_info(Godwit__AgentReply *rep, struct gw_guest *g);
 /* Answers; a descriptor goes along on a UNIX socket only. */
 int gw_client_reply(struct gw_client *c, int r, const struct gw_error *err, Godwit__AgentReply *rep, int fd);
 
 int gw_client_move(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err);
 int gw_client_save(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err);
+int gw_client_clone(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err);
 int gw_client_events(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err);
 int gw_client_console(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err);
 

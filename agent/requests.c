@@ -35,7 +35,7 @@ struct gw_guest *gw_client_guest(struct gw_client *c, const char *name, struct g
 	return g;
 }
 
-static int add_info(Rep *rep, struct gw_guest *g)
+int gw_client_add_info(Rep *rep, struct gw_guest *g)
 {
 	Godwit__VmInfo **grown = reallocarray(rep->vms, rep->n_vms + 1, sizeof(Godwit__VmInfo *));
 	Godwit__VmInfo *info;
@@ -53,7 +53,7 @@ static int add_info(Rep *rep, struct gw_guest *g)
 /* After what changed a VM: its state goes with the reply. */
 static int with_info(int r, Rep *rep, struct gw_guest *g, struct gw_error *err)
 {
-	if (r == 0 && add_info(rep, g) < 0)
+	if (r == 0 && gw_client_add_info(rep, g) < 0)
 		r = gw_error_set(err, ENOMEM, "out of memory");
 	return r;
 }
@@ -327,6 +327,7 @@ static const struct handler {
 	{ GODWIT__AGENT_REQUEST__OP_SHARE, CLI, do_share },
 	{ GODWIT__AGENT_REQUEST__OP_SAVE, CLI, gw_client_save },
 	{ GODWIT__AGENT_REQUEST__OP_RESUME_SNAPSHOT, CLI | PEER, do_resume_snapshot },
+	{ GODWIT__AGENT_REQUEST__OP_CLONE, CLI | PEER, gw_client_clone },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_CLAIM, PEER, do_peer_claim },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_PREPARE, PEER, do_peer_prepare },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_SPAWN, PEER, do_peer_spawn },

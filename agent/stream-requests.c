@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Requests whose answer streams: the progress of a move, events, the serial console. */
+/* Requests whose answer streams: the progress of a move, of saving, of clones, events, the serial console. */
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
 
+#include "agent/clone.h"
 #include "agent/depart.h"
 #include "agent/requests-internal.h"
 #include "agent/run.h"
@@ -109,6 +110,63 @@ int gw_client_save(struct gw_client *c, const Godwit__AgentRequest *req, Godwit_
 	if (g->save)
 		rep->save = (Godwit__SaveProgress *)gw_pb_copy(&g->save->base);
 	pthread_mutex_unlock(&g->lock);
+	return r;
+}
+
+/* Who asked has gone: then nobody waits for the others. */
+static int send_clone(void *arg, const Godwit__CloneProgress *p, struct gw_error *err)
+{
+	struct gw_client *c = arg;
+	Godwit__AgentEvent ev = GODWIT__AGENT_EVENT__INIT;
+
+	ev.time_ns = gw_realtime_ns();
+	ev.host = c->agent->conf->name;
+	ev.kind = (char *)"clone-progress";
+	ev.vm = p->name;
+	ev.clone = (Godwit__CloneProgress *)p;
+	if (gw_chan_closed(c->chan) || gw_chan_send(c->chan, GW_FRAME_AGENT_EVENT, &ev.base, gw_now_ns() + SEND_TIMEOUT) < 0)
+		return gw_error_set(err, ECANCELED, "cancelled");
+	return 0;
+}
+
+static void pass_on(void *arg, const Godwit__AgentEvent *ev)
+{
+	struct gw_client *c = arg;
+
+	(void)gw_chan_send(c->chan, GW_FRAME_AGENT_EVENT, &ev->base, gw_now_ns() + SEND_TIMEOUT);
+}
+
+static int clone_elsewhere(struct gw_client *c, const Godwit__CloneRequest *req, Godwit__AgentReply *rep, struct gw_error *err)
+{
+	gw_autoreply *theirs = NULL;
+	int r;
+
+	if (gw_chan_role(c->chan) == GW_ROLE_HOST)
+		return gw_error_set(err, EINVAL, "a host makes clones for another one only on itself");
+	r = gw_clone_elsewhere(c->agent, req, pass_on, c, &theirs, err);
+	if (theirs) {
+		rep->vms = gw_steal_ptr(&theirs->vms);
+		rep->n_vms = theirs->n_vms;
+		theirs->n_vms = 0;
+	}
+	return r;
+}
+
+int gw_client_clone(struct gw_client *c, const Godwit__AgentRequest *req, Godwit__AgentReply *rep, struct gw_error *err)
+{
+	const Godwit__CloneRequest *clone = req->clone;
+	struct gw_guest *list[GW_CLONES_MAX];
+	unsigned made;
+	int r;
+
+	if (*clone->host && strcmp(clone->host, c->agent->conf->name) != 0)
+		return clone_elsewhere(c, clone, rep, err);
+	r = gw_clone(c->agent, clone, send_clone, c, list, &made, err);
+	for (unsigned i = 0; i < made; i++) {
+		if (gw_client_add_info(rep, list[i]) < 0 && r == 0)
+			r = gw_error_set(err, ENOMEM, "out of memory");
+		gw_guest_unref(list[i]);
+	}
 	return r;
 }
 

@@ -335,6 +335,8 @@ static void conclude_locked(struct gw_guest *g, bool well, const char *how)
 					  "its VMM died while ownership passed to %s; asking %s who has it", g->record->peer,
 					  g->record->peer);
 		gw_settle_start_locked(g);
+	} else if (g->record->cloning && !owned) {
+		gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_STATE_NONE, "it was not made%s%s", *words ? ": " : "", words);
 	} else if (g->record->state == GODWIT__VM_STATE__VM_SUSPENDED && !owned) {
 		/* It was to be resumed, and never ran. */
 		gw_suspend_describe_locked(g);
@@ -387,7 +389,7 @@ static void watcher(void *arg)
 	pthread_mutex_lock(&g->lock);
 	undo = g->record->state == GODWIT__VM_STATE__VM_STATE_NONE;
 	pthread_mutex_unlock(&g->lock);
-	/* An arrival that was given back leaves nothing, and nobody hears of its end before. */
+	/* An arrival that was given back leaves nothing, nor does half a clone, and nobody hears of its end before. */
 	if (undo)
 		gw_guest_remove(g);
 	pthread_mutex_lock(&g->lock);
@@ -446,6 +448,11 @@ static void adopt_dead_locked(struct gw_guest *g)
 
 	if (g->record->state == GODWIT__VM_STATE__VM_INCOMING) {
 		gw_arrive_ended_locked(g, "died while the agent was away", false);
+		return;
+	}
+	/* A clone has been here if it says so itself; else it was never made. */
+	if (g->record->cloning) {
+		conclude_locked(g, true, "");
 		return;
 	}
 	/* It was handed to another host, which the record does not say yet. */

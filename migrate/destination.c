@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The destination's side of a move: what it checks, when it owns, and how it ends otherwise; see move.h. */
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "lib/log.h"
 #include "lib/util.h"
 #include "migrate/failpoints.h"
 #include "migrate/move-internal.h"
+#include "migrate/packets.h"
 #include "migrate/pages.h"
 #include "migrate/receiver.h"
 
@@ -19,6 +21,8 @@
 #define REPORT_NS (150 * GW_NS_PER_MS)
 /* How soon the end of the first round is noticed. */
 #define WARM_NS (20 * GW_NS_PER_MS)
+/* How often is looked whether the VM answers. */
+#define LOOK_NS (4 * GW_NS_PER_MS)
 
 struct destination {
 	struct gw_move *mv;
@@ -27,6 +31,7 @@ struct destination {
 	bool warm;        /* no (more) warming is due */
 	uint64_t answered[GW_MOVE_TALKS]; /* as COMMIT says */
 	size_t nanswered;
+	Godwit__StreamPackets *packets;   /* that came before COMMIT */
 	uint64_t reported_ns;
 	uint64_t base_bytes, base_ns;
 };
@@ -67,7 +72,7 @@ static int answer_hello(struct gw_move *mv, uint32_t theirs, struct gw_error *er
 {
 	Godwit__StreamHelloReply reply = GODWIT__STREAM_HELLO_REPLY__INIT;
 
-	reply.version = GW_MIN(theirs, GW_STREAM_VERSION);
+	mv->version = reply.version = GW_MIN(theirs, GW_STREAM_VERSION);
 	reply.program = (char *)GODWIT_PROGRAM;
 	return gw_channel_send(mv->control, GW_STREAM_HELLO_REPLY, &reply.base, err);
 }
@@ -209,6 +214,25 @@ static int load(struct destination *d, const Godwit__StreamState *st, struct gw_
 	return r < 0 ? r : gw_move_step(mv, GW_FP_DST_READY_SENT, err);
 }
 
+/* COMMIT, and what may come right before it. */
+static int take_commit(struct destination *d, ProtobufCMessage **ret, struct gw_error *err)
+{
+	uint64_t deadline = gw_now_ns() + COMMIT_NS;
+	gw_autofree uint8_t *body = NULL;
+	struct gw_frame_header h;
+	int r = gw_channel_receive(d->mv->control, &h, &body, deadline, err);
+
+	if (r == 0 && h.type == GW_STREAM_PACKETS && d->mv->version >= GW_STREAM_VERSION_PACKETS) {
+		r = gw_packets_take(&h, body, &d->packets, err);
+		return r ?: gw_move_expect(d->mv, GW_STREAM_COMMIT, &godwit__stream_commit__descriptor, ret, deadline, err);
+	}
+	if (r == 0 && h.type == GW_STREAM_ABORT)
+		return gw_move_aborted(d->mv, &h, body, err);
+	if (r == 0 && h.type != GW_STREAM_COMMIT)
+		return gw_error_set(err, EPROTO, "control message of type %#x where COMMIT was due", h.type);
+	return r ?: gw_move_unpack(&h, body, &godwit__stream_commit__descriptor, ret, err);
+}
+
 static int wait_commit(struct destination *d, struct gw_error *err)
 {
 	struct gw_move *mv = d->mv;
@@ -217,7 +241,7 @@ static int wait_commit(struct destination *d, struct gw_error *err)
 	bool ours;
 	int r;
 
-	r = gw_move_expect(mv, GW_STREAM_COMMIT, &godwit__stream_commit__descriptor, &msg, gw_now_ns() + COMMIT_NS, err);
+	r = take_commit(d, &msg, err);
 	if (r < 0)
 		return r;
 	c = (Godwit__StreamCommit *)msg;
@@ -285,13 +309,36 @@ static uint64_t say_running(struct gw_move *mv)
 	return now;
 }
 
+/* Waits for at most LOOK_NS. False: nothing will come any more. */
+static bool take_packets(struct gw_move *mv)
+{
+	Godwit__StreamPackets *p = NULL;
+	gw_autofree uint8_t *body = NULL;
+	struct gw_frame_header h;
+	int r = gw_channel_wait(mv->control, gw_now_ns() + LOOK_NS);
+
+	if (r == -ETIMEDOUT)
+		return true;
+	r = r ?: gw_channel_receive(mv->control, &h, &body, gw_now_ns() + GW_NS_PER_SEC, NULL);
+	if (r < 0 || h.type != GW_STREAM_PACKETS || gw_packets_take(&h, body, &p, NULL) < 0)
+		return false;
+	gw_packets_deliver(mv, p);
+	godwit__stream_packets__free_unpacked(p, NULL);
+	return true;
+}
+
+/* What follows the VM is handed to it, until it answers. */
 static void say_answered(struct gw_move *mv, uint64_t running_ns)
 {
 	Godwit__StreamAnswered msg = GODWIT__STREAM_ANSWERED__INIT;
 	uint64_t when = 0, longest = 0;
+	bool more = true;
 
-	if (mv->vm.ops->resumed && !mv->paused)
-		mv->vm.ops->resumed(mv->vm.self, running_ns, &when, &longest);
+	while (mv->vm.ops->resumed && !mv->paused && !mv->vm.ops->resumed(mv->vm.self, running_ns, &when, &longest)) {
+		more = more && take_packets(mv);
+		if (!more)
+			gw_wait_fd(mv->wake_fd, POLLIN, gw_now_ns() + LOOK_NS);
+	}
 	msg.after_us = when > running_ns ? (when - running_ns) / GW_NS_PER_US : 0;
 	msg.longest_us = longest / GW_NS_PER_US;
 	(void)gw_channel_send(mv->control, GW_STREAM_ANSWERED, &msg.base, NULL);
@@ -363,6 +410,7 @@ void *gw_move_destination_main(void *arg)
 	gw_move_report(d.mv, GW_MOVE_CONNECT);
 	if (arrive(&d, &err) < 0) {
 		give_up(&d, &err);
+		godwit__stream_packets__free_unpacked(d.packets, NULL);
 		return NULL;
 	}
 	running_ns = say_running(d.mv);
@@ -370,9 +418,12 @@ void *gw_move_destination_main(void *arg)
 		d.mv->vm.ops->released(d.mv->vm.self);
 	if (d.mv->vm.ops->announce && !d.mv->paused)
 		d.mv->vm.ops->announce(d.mv->vm.self);
+	if (!d.mv->paused)
+		gw_packets_deliver(d.mv, d.packets);
 	if (running_ns)
 		say_answered(d.mv, running_ns);
 	report(&d, GW_MOVE_DONE);
 	gw_receivers_free(d.receivers);
+	godwit__stream_packets__free_unpacked(d.packets, NULL);
 	return NULL;
 }

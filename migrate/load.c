@@ -155,10 +155,14 @@ static int load_state(struct gw_load *l, struct gw_error *err)
 {
 	uint64_t len = 0;
 	const void *state = gw_snap_part(l->snap, GW_SAVE_STATE, &len);
+	int r;
 
 	if (!state)
 		return gw_error_set(err, EPROTO, "the snapshot %s has no device state", l->p.name);
-	return l->vm.ops->load(l->vm.self, state, len, err) ?: step(l, GW_FP_LOAD_STATE, err);
+	r = l->vm.ops->load(l->vm.self, state, len, err);
+	if (r == 0 && l->vm.ops->renew)
+		r = l->vm.ops->renew(l->vm.self, err);
+	return r ?: step(l, GW_FP_LOAD_STATE, err);
 }
 
 /* From here on it is ours: durable before the first instruction. */

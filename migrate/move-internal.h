@@ -27,6 +27,7 @@ struct gw_move {
 	struct gw_move_progress progress;
 	bool digest, paused;    /* destination: as HELLO says */
 
+	uint32_t version;       /* of the stream, as agreed on */
 	pthread_mutex_t lock;
 	struct gw_error error;  /* under lock: the first failure */
 	bool failed;            /* under lock: error is set */

@@ -22,6 +22,9 @@
  * source may go on with it. A word in the journal tells (journal.h); it is set right before RUNNING leaves, and what the VM does to the outside
  * is held back until then.
  *
+ * What comes for the VM at the source while it stands still follows it to the destination, so that nobody has to ask again: TCP would do so
+ * after 200 ms at the earliest (RFC 6298 with Linux' minimum), and twice as long after that.
+ *
  * The blackout that is told is what those who wait for the VM see (vmm/talk.h). It begins with the stop, or earlier where somebody had waited
  * for an answer before, and ends when the guest answers again (ANSWERED), with RUNNING where nobody asks. When it was silent for longer at
  * another moment of the move, to somebody who went on asking, it is that time.
@@ -53,6 +56,9 @@ struct gw_move_talk {
 	size_t nanswered;
 };
 
+/* A packet that came for the VM, as its device hands it to the guest. `device` is an index that means the same at both ends. */
+typedef void gw_move_packet_fn(void *arg, unsigned device, const void *data, size_t len);
+
 /* All are called from the engine's main thread. */
 struct gw_move_vm_ops {
 	/* Source: lets what writes RAM run for so many percent of the time less; 0 as before. May be NULL. */
@@ -65,6 +71,8 @@ struct gw_move_vm_ops {
 	/* Of the stopped VM; changes nothing, its RAM included. */
 	int (*save)(void *vm, struct gw_buf *out, struct gw_error *err);
 	int (*load)(void *vm, const void *data, size_t len, struct gw_error *err);
+	/* After `load`, from a snapshot: the guest is to learn that its past may be another's too. May be NULL. */
+	int (*renew)(void *vm, struct gw_error *err);
 	/* What a destination must offer; *ret is owned (godwit__stream_machine__free_unpacked). Regions are filled in by the engine. */
 	int (*describe)(void *vm, Godwit__StreamMachine **ret, struct gw_error *err);
 	/* Destination: an error when this VM cannot take over what `theirs` describes. The engine compares the regions. */
@@ -79,11 +87,15 @@ struct gw_move_vm_ops {
 	void (*released)(void *vm);
 	/* Destination, after `released`; source, when it runs a VM again that may have been announced elsewhere. May be NULL. */
 	void (*announce)(void *vm);
+	/* Source, stopped: hands over what has come for the VM since the stop or the last call; it is gone here then. May be NULL. */
+	void (*drain)(void *vm, gw_move_packet_fn *fn, void *arg);
+	/* Destination, after `released`: such a packet, by a peer's word. May be NULL. */
+	void (*deliver)(void *vm, unsigned device, const void *data, size_t len);
 	/*
-	 * Destination, after `released`: waits until the VM, which runs since from_ns, answers steadily, GW_MOVE_ANSWER_NS at the most. When it gave
+	 * Destination, after `released`: true when the VM, which runs since from_ns, answers steadily, GW_MOVE_ANSWER_NS later at the latest. Then: when it gave
 	 * its first answers (gw_now_ns()), 0: none; and for how long somebody had to go on asking in vain. May be NULL.
 	 */
-	void (*resumed)(void *vm, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns);
+	bool (*resumed)(void *vm, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns);
 };
 
 /* How long both sides wait for answers of the VM before the move is told to be done. */

@@ -8,6 +8,7 @@
 #include "lib/util.h"
 #include "migrate/failpoints.h"
 #include "migrate/move-internal.h"
+#include "migrate/packets.h"
 #include "migrate/precopy.h"
 #include "migrate/sender.h"
 
@@ -19,6 +20,8 @@
 #define DIGEST_BYTES_PER_SEC (8ull << 20)
 /* Without an answer for so long the doubt is told; a late answer still settles it. */
 #define RUNNING_NS (5 * GW_NS_PER_SEC)
+/* How often is looked for packets that follow the VM. */
+#define FORWARD_NS (4 * GW_NS_PER_MS)
 
 struct source {
 	struct gw_move *mv;
@@ -103,6 +106,7 @@ static int exchange_hello(struct source *s, struct gw_error *err)
 	if (version < GW_STREAM_VERSION_MIN || version > GW_STREAM_VERSION)
 		return gw_error_set(err, EPROTO, "the destination chose stream version %u, this VMM speaks %u to %u", version,
 				    GW_STREAM_VERSION_MIN, GW_STREAM_VERSION);
+	s->mv->version = version;
 	return 0;
 }
 
@@ -232,11 +236,13 @@ static int switch_over(struct source *s, struct gw_error *err)
 	return gw_move_step(mv, GW_FP_SRC_READY, err);
 }
 
-/* Up to the moment at which COMMIT may leave: after it, no way back by ourselves. */
+/* Up to the moment at which COMMIT may leave: after it, no way back by ourselves. Packets that left are lost to the VM should it stay here. */
 static int prepare_commit(struct source *s, struct gw_error *err)
 {
 	int r = gw_move_step(s->mv, GW_FP_SRC_COMMIT_JOURNALLED, err);
 
+	if (r == 0 && s->was_running)
+		r = gw_packets_forward(s->mv, err);
 	return r < 0 ? r : gw_move_pass_return(s->mv, err);
 }
 
@@ -389,6 +395,14 @@ static void log_blackout(const struct source *s, uint64_t answered)
 		(unsigned long long)s->answered_us, (unsigned long long)s->talk.longest_ns / 1000, (unsigned long long)s->rtt_ns / 1000);
 }
 
+/* The VM runs there, and not all of the network knows it yet. Returns when the destination has something to say, or at the deadline. */
+static void forward_until_word(struct source *s, uint64_t deadline_ns)
+{
+	while (gw_packets_forward(s->mv, NULL) == 0 && gw_now_ns() < deadline_ns &&
+	       gw_channel_wait(s->mv->control, gw_now_ns() + FORWARD_NS) == -ETIMEDOUT)
+		;
+}
+
 /* When the guest answered again; stays 0 when it did not, or the destination does not say. */
 static void wait_answered(struct source *s)
 {
@@ -397,6 +411,8 @@ static void wait_answered(struct source *s)
 	uint64_t longest_us;
 	ProtobufCMessage *msg;
 
+	if (s->was_running)
+		forward_until_word(s, gw_now_ns() + 2 * GW_MOVE_ANSWER_NS + s->rtt_ns);
 	if (!s->was_running || gw_move_expect(s->mv, GW_STREAM_ANSWERED, &godwit__stream_answered__descriptor, &msg,
 					      gw_now_ns() + 2 * GW_MOVE_ANSWER_NS + s->rtt_ns, &err) < 0)
 		return;
@@ -416,6 +432,9 @@ static void let_go(struct source *s, uint64_t answered)
 
 	if (gw_move_step(mv, GW_FP_SRC_RUNNING, &err) < 0)
 		gw_warn("move: %s", gw_error_text(&err));
+	/* Somebody waits for it; the journal waits for the disk. */
+	if (s->was_running)
+		(void)gw_packets_forward(mv, NULL);
 	journal_released(s);
 	wait_answered(s);
 	mv->progress.blackout_us = (stood_ns - GW_MIN(s->rtt_ns / 2, stood_ns)) / 1000 + s->answered_us;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * DOC: the stream of a move, version 1
+ * DOC: the stream of a move, version 2
  *
  * One control channel and 1 to GW_STREAM_MAX_CHANNELS data channels, each its own TCP connection, TLS 1.3 on each. S is the source, D the
  * destination.
@@ -10,6 +10,7 @@
  *	S HELLO       -> D HELLO_REPLY (or ABORT)
  *	S PING        -> D PONG              any number, at any time before STATE
  *	S STATE       -> D READY             pages of the last round travel at the same time
+ *	S PACKETS                            at most once, right before COMMIT; and any number between RUNNING and ANSWERED
  *	S COMMIT      -> D RUNNING (or ABORT)
  *	              -> D ANSWERED          news that nobody's safety rests on: it may be lost
  *	either ABORT                         any time before COMMIT; D alone after it
@@ -29,6 +30,8 @@
  *
  * A page may travel on any channel. S begins a round when all channels acknowledged the one before, so a newer version of a page never
  * overtakes an older one. D's RAM is all zeros at the start: pages that are zero in round 1 need not be told.
+ *
+ * Version 1 has no PACKETS.
  */
 #ifndef GW_MIGRATE_STREAM_H
 #define GW_MIGRATE_STREAM_H
@@ -38,11 +41,15 @@
 
 #include "lib/error.h"
 
-#define GW_STREAM_VERSION 1u
+#define GW_STREAM_VERSION 2u
 #define GW_STREAM_VERSION_MIN 1u
 #define GW_STREAM_MAX_CHANNELS 16u
 #define GW_STREAM_MAX_RUN 512u /* pages in one frame: 2 MiB */
 #define GW_STREAM_HEADER 16u
+#define GW_STREAM_VERSION_PACKETS 2u
+/* What one PACKETS may hold; the rest of what came is lost, as in any full queue. */
+#define GW_STREAM_MAX_PACKETS 256u
+#define GW_STREAM_MAX_PACKET_BYTES (512u << 10)
 
 /* Control frames; apart from the types of other sockets, so that a mix-up is an error. */
 enum gw_stream_type {
@@ -56,6 +63,7 @@ enum gw_stream_type {
 	GW_STREAM_RUNNING,
 	GW_STREAM_ABORT,
 	GW_STREAM_ANSWERED,
+	GW_STREAM_PACKETS,
 };
 
 enum gw_page_type {

@@ -40,20 +40,19 @@ sub = $(MAKE) --no-print-directory -j$(shell nproc)
 #: make quick-test  checks and unit tests of the plain build only
 quick-test: all unit-build
 	@tests/run-stages floors=tests/check/floors 'unit=tests/run-unit $(UNIT)'
-# The labs run one after the other, beside what leaves the processors to them: two labs side by side are slower than in turn.
 #: make test        everything: checks, unit tests (plain, address and undefined, thread), fuzz, model, an S3 server, the lab
 test: deps
 	@$(sub) all unit-build
 	@tests/run-stages \
 		floors=tests/check/floors words=tests/check/words \
 		'headers=$(sub) check-headers' \
-		'unit=nice $(sub) unit' \
-		'unit-address-undefined=nice $(sub) SAN=address,undefined unit' \
-		'unit-thread=nice $(sub) SAN=thread unit' \
-		'fuzz=nice $(sub) fuzz FUZZ_SECONDS=3' \
+		'unit=$(sub) unit' \
+		'unit-address-undefined=$(sub) SAN=address,undefined unit' \
+		'unit-thread=$(sub) SAN=thread unit' \
+		'fuzz=$(sub) fuzz FUZZ_SECONDS=3' \
 		'model=tests/model/check' \
-		's3=nice tests/s3/test-rgw.py' \
-		-- $(foreach t,$(LAB_TESTS),'lab-$(t)=tests/lab/test-$(t).py$(if $(filter faults,$(t)), --brief)')
+		's3=tests/s3/test-rgw.py' \
+		$(foreach t,$(LAB_TESTS),'lab-$(t)=tests/lab/test-$(t).py$(if $(filter faults,$(t)), --brief)')
 .PHONY: check-headers
 check-headers: $(GEN_H)
 	@tests/check/headers $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS)

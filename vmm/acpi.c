@@ -111,7 +111,7 @@ static void add_pci(struct gw_aml *aml, const struct gw_acpi_config *config)
 	gw_aml_name_eisaid(aml, "_HID", "PNP0C02");
 	gw_aml_name_int(aml, "_UID", 0);
 	gw_aml_crs_memory32_fixed(aml, &crs, (uint32_t)GW_GPA_ECAM, (uint32_t)GW_GPA_ECAM_SIZE);
-	gw_aml_crs_io(aml, &crs, GW_PM1_EVENT, 16);
+	gw_aml_crs_io(aml, &crs, GW_PM1_EVENT, GW_PM_PORTS);
 	gw_aml_name_crs(aml, &crs);
 	gw_aml_end(aml, dev);
 }
@@ -143,9 +143,36 @@ static void add_processors(struct gw_aml *aml, unsigned cpus)
 	}
 }
 
+/*
+ * Microsoft's "Virtual Machine Generation ID" (2012): ADDR tells where the identifier lies, low and high half of the address; 0x80 says that
+ * it has changed. _HID is the hypervisor's own name for it.
+ */
+static void add_generation_id(struct gw_aml *aml)
+{
+	static const uint64_t address[2] = { (uint32_t)GW_GPA_GENID, GW_GPA_GENID >> 32 };
+	struct gw_aml_mark dev = gw_aml_device(aml, "VGEN");
+
+	gw_aml_name_string(aml, "_HID", "GDWT0001");
+	gw_aml_name_string(aml, "_CID", "VM_Gen_Counter");
+	gw_aml_name_string(aml, "_DDN", "VM_Gen_Counter");
+	gw_aml_name_package(aml, "ADDR", address, ARRAY_SIZE(address));
+	gw_aml_end(aml, dev);
+}
+
+/* General-purpose event 0, edge-triggered (§5.6.4.1). */
+static void add_events(struct gw_aml *aml)
+{
+	struct gw_aml_mark scope = gw_aml_scope(aml, "\\_GPE"), method = gw_aml_method(aml, "_E00");
+
+	_Static_assert(GW_PM_GPE_GENID == 1u << 0, "as the method's name says");
+	gw_aml_notify(aml, "\\_SB_.VGEN", 0x80);
+	gw_aml_end(aml, method);
+	gw_aml_end(aml, scope);
+}
+
 static uint64_t add_dsdt(struct tables *t, const struct gw_acpi_config *config)
 {
-	static const uint8_t s5[4] = { GW_PM_S5_TYPE, GW_PM_S5_TYPE, 0, 0 };
+	static const uint64_t s5[4] = { GW_PM_S5_TYPE, GW_PM_S5_TYPE, 0, 0 };
 	struct gw_aml aml = { t->out, false };
 	size_t at = begin(t, "DSDT", 2);
 	struct gw_aml_mark scope;
@@ -156,7 +183,9 @@ static uint64_t add_dsdt(struct tables *t, const struct gw_acpi_config *config)
 	add_isa_device(&aml, "COM1", "PNP0501", 0x3f8, 8, 4);
 	add_isa_device(&aml, "RTC_", "PNP0B00", 0x70, 2, 8);
 	add_processors(&aml, config->cpus);
+	add_generation_id(&aml);
 	gw_aml_end(&aml, scope);
+	add_events(&aml);
 	t->failed |= gw_aml_failed(&aml);
 	return finish(t, at, false);
 }
@@ -199,9 +228,11 @@ static void add_fadt(struct tables *t, uint64_t dsdt, uint64_t facs)
 	gw_put_le32(f + 56, GW_PM1_EVENT);
 	gw_put_le32(f + 64, GW_PM1_CONTROL);
 	gw_put_le32(f + 76, GW_PM_TIMER);
+	gw_put_le32(f + 80, GW_PM_GPE0);
 	f[88] = 4;
 	f[89] = 2;
 	f[91] = 4;
+	f[92] = GW_PM_GPE0_SIZE;
 	gw_put_le16(f + 96, 0xffff); /* no C2 */
 	gw_put_le16(f + 98, 0xffff); /* no C3 */
 	f[108] = 0x32;               /* RTC's century register */
@@ -218,6 +249,8 @@ static void add_fadt(struct tables *t, uint64_t dsdt, uint64_t facs)
 	f[151] = 2; /* its halves are reached as words */
 	io_address(f + 172, GW_PM1_CONTROL, 2);
 	io_address(f + 208, GW_PM_TIMER, 4);
+	io_address(f + 220, GW_PM_GPE0, GW_PM_GPE0_SIZE);
+	f[223] = 1; /* reached byte by byte */
 	memcpy(f + 268, "GODWIT", 6);
 	put(t, f + HEADER_SIZE, sizeof(f) - HEADER_SIZE);
 	finish(t, at, true);

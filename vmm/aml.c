@@ -20,9 +20,11 @@ enum {
 	OP_SCOPE = 0x10,
 	OP_BUFFER = 0x11,
 	OP_PACKAGE = 0x12,
+	OP_METHOD = 0x14,
 	OP_DUAL_NAME = 0x2e,
 	OP_EXT = 0x5b,
 	OP_EXT_DEVICE = 0x82,
+	OP_NOTIFY = 0x86,
 };
 
 /* A length takes this many bytes while its package is open: enough for 1 MiB (§20.2.4), shortened when it is closed. */
@@ -99,6 +101,18 @@ struct gw_aml_mark gw_aml_device(struct gw_aml *aml, const char *name)
 	return mark;
 }
 
+struct gw_aml_mark gw_aml_method(struct gw_aml *aml, const char *name)
+{
+	struct gw_aml_mark mark;
+
+	put_byte(aml, OP_METHOD);
+	mark = open_package(aml);
+	put_path(aml, name);
+	/* Flags (§20.2.5.2): no arguments, not serialized. */
+	put_byte(aml, 0);
+	return mark;
+}
+
 void gw_aml_end(struct gw_aml *aml, struct gw_aml_mark mark)
 {
 	uint8_t *at;
@@ -140,6 +154,13 @@ static void put_int(struct gw_aml *aml, uint64_t value)
 	put(aml, raw, len);
 }
 
+void gw_aml_notify(struct gw_aml *aml, const char *path, uint8_t value)
+{
+	put_byte(aml, OP_NOTIFY);
+	put_path(aml, path);
+	put_int(aml, value);
+}
+
 static void put_name(struct gw_aml *aml, const char *name)
 {
 	put_byte(aml, OP_NAME);
@@ -177,7 +198,7 @@ void gw_aml_name_eisaid(struct gw_aml *aml, const char *name, const char *id)
 	put(aml, &value, sizeof(value));
 }
 
-void gw_aml_name_package(struct gw_aml *aml, const char *name, const uint8_t *values, unsigned count)
+void gw_aml_name_package(struct gw_aml *aml, const char *name, const uint64_t *values, unsigned count)
 {
 	struct gw_aml_mark mark;
 

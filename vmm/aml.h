@@ -26,14 +26,18 @@ bool gw_aml_failed(const struct gw_aml *aml);
 /* Names are one segment of four characters, or paths such as "\\_SB_" or "\\_SB_.PCI0". */
 struct gw_aml_mark gw_aml_scope(struct gw_aml *aml, const char *path);
 struct gw_aml_mark gw_aml_device(struct gw_aml *aml, const char *name);
+/* Method(name), without arguments. */
+struct gw_aml_mark gw_aml_method(struct gw_aml *aml, const char *name);
 void gw_aml_end(struct gw_aml *aml, struct gw_aml_mark mark);
+/* Notify(path, value), in a method. */
+void gw_aml_notify(struct gw_aml *aml, const char *path, uint8_t value);
 
 /* Name(name, value) in the forms that are needed here. */
 void gw_aml_name_int(struct gw_aml *aml, const char *name, uint64_t value);
 void gw_aml_name_string(struct gw_aml *aml, const char *name, const char *text);
 /* "PNP0A08" as a compressed EISA id (ACPI 6.4 §19.3.4). */
 void gw_aml_name_eisaid(struct gw_aml *aml, const char *name, const char *id);
-void gw_aml_name_package(struct gw_aml *aml, const char *name, const uint8_t *values, unsigned count);
+void gw_aml_name_package(struct gw_aml *aml, const char *name, const uint64_t *values, unsigned count);
 
 /* Name(_CRS, ResourceTemplate() { ... }): open, add descriptors (ACPI 6.4 §6.4), close. */
 struct gw_aml_crs {

@@ -10,10 +10,10 @@
 #include "vmm/balloon.h"
 #include "vmm/control-internal.h"
 #include "vmm/move.h"
+#include "vmm/state.h"
 #include "vmm/tty.h"
 #include "vmm/vm.h"
 
-#define STATE_VERSION 1
 #define STREAM_VERSION 1
 
 static int do_digest(struct gw_machine *m, struct gw_control_call *call)
@@ -41,7 +41,7 @@ static int do_features(struct gw_machine *m, struct gw_control_call *call)
 	call->features.cpuid.len = call->cpuid.len;
 	call->features.devices.data = call->devices.data;
 	call->features.devices.len = call->devices.len;
-	call->features.state_version = STATE_VERSION;
+	call->features.state_version = GW_STATE_VERSION;
 	call->features.stream_version = STREAM_VERSION;
 	call->features.tsc_khz = khz;
 	call->reply.features = &call->features;

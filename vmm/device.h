@@ -15,6 +15,13 @@
 
 struct gw_vm;
 
+/* Takes packets that came for a device. */
+struct gw_packet_sink {
+	void (*fn)(void *arg, unsigned device, const void *data, size_t len);
+	void *arg;
+	unsigned device;
+};
+
 struct gw_device_ops {
 	/* Power-on state; vCPUs are stopped and the device is quiesced. */
 	void (*reset)(void *dev);
@@ -33,11 +40,17 @@ struct gw_device_ops {
 	/* Write or check-and-take state; the device is quiesced. A hostile state must fail with a clear error. */
 	int (*save)(void *dev, struct gw_state_writer *w, struct gw_error *err);
 	int (*load)(void *dev, struct gw_state_reader *r, struct gw_error *err);
+	/* Loaded, as a clone's: what only one may be that is seen from outside, it is by its own configuration from now on. May be NULL. */
+	void (*clone)(void *dev);
 	/*
 	 * The VM runs here for the first time after a move: network devices announce their address (RARP) at once.
 	 * Called after vCPUs run. May be NULL.
 	 */
 	void (*announce)(void *dev);
+	/* Quiesced: hands over what has come from outside since, which is gone here then. May be NULL. */
+	void (*drain)(void *dev, const struct gw_packet_sink *sink);
+	/* Resumed: what came for it elsewhere; from an untrusted peer. May be NULL. */
+	void (*deliver)(void *dev, const void *data, size_t len);
 	void (*free)(void *dev);
 };
 

@@ -21,7 +21,7 @@ unsigned gw_memmap(const struct gw_ram *ram, struct gw_mem_range out[GW_MEM_RANG
 
 	out[n++] = (struct gw_mem_range){ 0, GW_GPA_EBDA, GW_MEM_RAM };
 	out[n++] = (struct gw_mem_range){ GW_GPA_EBDA, 0xa0000 - GW_GPA_EBDA, GW_MEM_RESERVED };
-	out[n++] = (struct gw_mem_range){ GW_GPA_ACPI, GW_ACPI_MAX, GW_MEM_RESERVED };
+	out[n++] = (struct gw_mem_range){ GW_GPA_ACPI, GW_GPA_HIGH - GW_GPA_ACPI, GW_MEM_RESERVED };
 	if (low_end > GW_GPA_HIGH)
 		out[n++] = (struct gw_mem_range){ GW_GPA_HIGH, low_end - GW_GPA_HIGH, GW_MEM_RAM };
 	/* Linux uses ECAM only where the map reserves it. */

@@ -16,7 +16,9 @@
 #define GW_GPA_EBDA 0x9fc00ull        /* end of low memory */
 /* Where a BIOS would be: the ACPI tables, RSDP first so that old kernels find it by searching. */
 #define GW_GPA_ACPI 0xe0000ull
-#define GW_ACPI_MAX 0x20000u
+#define GW_ACPI_MAX 0x1f000u
+/* Its last page, with nothing else in it: the generation ID (vmm/genid.h). */
+#define GW_GPA_GENID 0xff000ull
 #define GW_GPA_HIGH 0x100000ull       /* 1 MiB */
 
 /* Types as in E820 and in struct hvm_memmap_table_entry. */

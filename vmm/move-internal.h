@@ -41,6 +41,7 @@ struct gw_vm_move {
 	bool save_keeps;
 	uint8_t save_id[16];
 	uint64_t load_epoch;           /* that the VM is owned with once it is here */
+	bool load_clone;               /* set before the engine's thread begins: the VM is another than the one that was saved */
 	struct gw_buf touched;         /* in which order the VM touched its memory after it was loaded */
 
 	pthread_mutex_t lock;

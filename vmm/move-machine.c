@@ -11,8 +11,6 @@
 #include "vmm/virtio-devices.h"
 #include "vmm/vm-internal.h"
 
-#define STATE_VERSION 1
-
 static int out_of_memory(struct gw_error *err)
 {
 	return gw_error_set(err, ENOMEM, "out of memory");
@@ -105,7 +103,7 @@ int gw_move_machine_describe(struct gw_vm *vm, Godwit__StreamMachine **ret, stru
 	godwit__stream_machine__init(m);
 	m->name = strdup(c->name ?: "");
 	m->cpus = c->cpus;
-	m->state_version = STATE_VERSION;
+	m->state_version = GW_STATE_VERSION;
 	m->tsc_khz = vm->tsc_khz;
 	if (!m->name || gw_cpuid_serialize(&vm->cpuid, &cpuid) < 0 || copy_bytes(&m->cpuid, cpuid.data, cpuid.len) < 0 ||
 	    add_devices(vm, m) < 0 || add_disks(vm, m) < 0 || add_nets(c, m) < 0) {
@@ -170,7 +168,7 @@ static int accept_disks(struct gw_vm *vm, const Godwit__StreamMachine *theirs, s
 	return 0;
 }
 
-static int accept_nets(const struct gw_vm_config *c, const Godwit__StreamMachine *theirs, struct gw_error *err)
+static int accept_nets(const struct gw_vm_config *c, const Godwit__StreamMachine *theirs, bool clone, struct gw_error *err)
 {
 	if (theirs->n_nets != c->nnets)
 		return gw_error_set(err, ENOTSUP, "the VM has %zu network devices at the source and %u here", theirs->n_nets,
@@ -179,26 +177,26 @@ static int accept_nets(const struct gw_vm_config *c, const Godwit__StreamMachine
 		const Godwit__StreamNet *n = theirs->nets[i];
 
 		if (strcmp(n->name, c->nets[i].name) || n->mac.len != sizeof(c->nets[i].mac) ||
-		    memcmp(n->mac.data, c->nets[i].mac, n->mac.len))
+		    (!clone && memcmp(n->mac.data, c->nets[i].mac, n->mac.len)))
 			return gw_error_set(err, ENOTSUP, "network device %u, '%s', has another name or address at the source",
 					    i, c->nets[i].name);
 	}
 	return 0;
 }
 
-int gw_move_machine_accept(struct gw_vm *vm, const Godwit__StreamMachine *theirs, struct gw_error *err)
+int gw_move_machine_accept(struct gw_vm *vm, const Godwit__StreamMachine *theirs, bool clone, struct gw_error *err)
 {
 	int r;
 
-	if (theirs->state_version != STATE_VERSION)
-		return gw_error_set(err, ENOTSUP, "device state has version %u at the source and %u here", theirs->state_version,
-				    STATE_VERSION);
+	if (theirs->state_version < 1 || theirs->state_version > GW_STATE_VERSION)
+		return gw_error_set(err, ENOTSUP, "device state has version %u at the source, this host takes up to %u", theirs->state_version,
+				    GW_STATE_VERSION);
 	r = accept_cpu(vm, theirs, err);
 	if (r == 0)
 		r = accept_devices(vm, theirs, err);
 	if (r == 0)
 		r = accept_disks(vm, theirs, err);
 	if (r == 0)
-		r = accept_nets(gw_vm_config(vm), theirs, err);
+		r = accept_nets(gw_vm_config(vm), theirs, clone, err);
 	return r;
 }

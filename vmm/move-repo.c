@@ -93,6 +93,7 @@ int gw_vm_move_load(struct gw_vm_move *mv, const Godwit__Load *req, struct gw_er
 		return r;
 	memcpy(p.id, req->id.data, sizeof(p.id));
 	memcpy(p.key, req->key.data, sizeof(p.key));
+	mv->load_clone = req->clone;
 	r = gw_load_start(&p, &vm, mv->journal, take_loaded, mv, &mv->load, err);
 	explicit_bzero(p.key, sizeof(p.key));
 	if (r == 0) {

@@ -17,7 +17,14 @@
 #include "vmm/move-machine.h"
 #include "vmm/prefault.h"
 #include "vmm/talk.h"
+#include "vmm/tap.h"
 #include "vmm/vm.h"
+
+/*
+ * Of the packets that follow a VM, at a time: so many that are not TCP. It comes late to all of them, and has those first that somebody would
+ * repeat much later; who asks by UDP counts on losses.
+ */
+#define FOLLOWING_OTHERS 8u
 
 void gw_vm_move_wake(struct gw_vm_move *mv)
 {
@@ -89,6 +96,11 @@ static int op_load(void *self, const void *data, size_t len, struct gw_error *er
 	return gw_vm_load(vm_of(self), data, len, err);
 }
 
+static int op_renew(void *self, struct gw_error *err)
+{
+	return gw_vm_renew(vm_of(self), ((struct gw_vm_move *)self)->load_clone, err);
+}
+
 static void op_warm(void *self)
 {
 	gw_vm_prefault(vm_of(self));
@@ -101,7 +113,7 @@ static int op_describe(void *self, Godwit__StreamMachine **ret, struct gw_error 
 
 static int op_accept(void *self, const Godwit__StreamMachine *theirs, struct gw_error *err)
 {
-	return gw_move_machine_accept(vm_of(self), theirs, err);
+	return gw_move_machine_accept(vm_of(self), theirs, ((struct gw_vm_move *)self)->load_clone, err);
 }
 
 /* A power-off or reset that waits for the main loop must not travel half-done. */
@@ -128,10 +140,37 @@ static void op_released(void *self)
 	gw_vm_release(mv->vm);
 }
 
-static void op_resumed(void *self, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns)
+struct drain {
+	gw_move_packet_fn *fn;
+	void *arg;
+	unsigned others;
+};
+
+static void sift(void *arg, unsigned device, const void *data, size_t len)
 {
-	*answered_ns = gw_talk_resumed(from_ns);
+	struct drain *d = arg;
+
+	if (len <= GW_TAP_HEADER || (!gw_talk_repeats((const uint8_t *)data + GW_TAP_HEADER, len - GW_TAP_HEADER) && ++d->others > FOLLOWING_OTHERS))
+		return;
+	d->fn(d->arg, device, data, len);
+}
+
+static void op_drain(void *self, gw_move_packet_fn *fn, void *arg)
+{
+	struct drain d = { .fn = fn, .arg = arg };
+
+	gw_vm_drain(vm_of(self), sift, &d);
+}
+
+static void op_deliver(void *self, unsigned device, const void *data, size_t len)
+{
+	gw_vm_deliver(vm_of(self), device, data, len);
+}
+
+static bool op_resumed(void *self, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns)
+{
 	*longest_ns = gw_talk_longest();
+	return gw_talk_resumed(from_ns, answered_ns);
 }
 
 static void op_announce(void *self)
@@ -147,12 +186,15 @@ static const struct gw_move_vm_ops vm_ops = {
 	.running = op_running,
 	.save = op_save,
 	.load = op_load,
+	.renew = op_renew,
 	.describe = op_describe,
 	.accept = op_accept,
 	.warm = op_warm,
 	.settled = op_settled,
 	.owned = op_owned,
 	.released = op_released,
+	.drain = op_drain,
+	.deliver = op_deliver,
 	.resumed = op_resumed,
 	.announce = op_announce,
 };

@@ -23,6 +23,9 @@ static uint8_t set_mac(struct gw_net *net)
 	if (gw_iov_read(net->chain.iov, net->chain.nout, sizeof(struct virtio_net_ctrl_hdr), mac, sizeof(mac)) != sizeof(mac) ||
 	    (mac[0] & 1))
 		return VIRTIO_NET_ERR;
+	/* An address of its choice it has outside too; what it had before is none. */
+	if (memcmp(net->mac, mac, sizeof(mac)) != 0)
+		memset(net->alias, 0, sizeof(net->alias));
 	/* Read under lock by vCPUs; a torn read there is the guest's own race with itself. */
 	for (unsigned i = 0; i < sizeof(mac); i++)
 		__atomic_store_n(&net->mac[i], mac[i], __ATOMIC_RELAXED);
@@ -88,9 +91,9 @@ static void send_rarp(struct gw_net *net)
 	};
 
 	memset(frame.eth.ether_dhost, 0xff, sizeof(frame.eth.ether_dhost));
-	memcpy(frame.eth.ether_shost, net->mac, sizeof(net->mac));
-	memcpy(frame.sender_mac, net->mac, sizeof(net->mac));
-	memcpy(frame.target_mac, net->mac, sizeof(net->mac));
+	memcpy(frame.eth.ether_shost, gw_net_outside(net), sizeof(frame.eth.ether_shost));
+	memcpy(frame.sender_mac, gw_net_outside(net), sizeof(frame.sender_mac));
+	memcpy(frame.target_mac, gw_net_outside(net), sizeof(frame.target_mac));
 	/* Not an effect of the guest's (vmm/effect.h): whoever runs it in the end announces it last. */
 	if (write(net->tap, &frame, sizeof(frame)) < 0)
 		gw_warn_limited(&net->vd.limit, "net %s: cannot announce it: %s", net->vd.name, strerrordesc_np(errno));

@@ -6,6 +6,7 @@
 #include <linux/virtio_net.h>
 
 #include "vmm/iothread.h"
+#include "vmm/net-alias.h"
 #include "vmm/net.h"
 #include "vmm/tap.h"
 #include "vmm/virtio.h"
@@ -24,6 +25,15 @@ struct gw_net_staged {
 	uint64_t len;
 };
 
+/* The most bytes that wait so. */
+#define GW_NET_MAX_LATE (1u << 20)
+
+struct gw_net_late {
+	struct gw_net_late *next;
+	size_t len;
+	uint8_t data[];
+};
+
 struct gw_net {
 	struct gw_virtio vd;
 	int tap;
@@ -33,7 +43,9 @@ struct gw_net {
 	bool discard;        /* nobody to receive has arrived yet: drop all that comes */
 	bool gone;           /* the tap was deleted */
 	bool tx_blocked;     /* the tap took no more: watched for EPOLLOUT */
-	uint8_t mac[6];      /* under vd.lock, or stopped */
+	uint8_t mac[6];      /* as the guest knows it; under vd.lock, or stopped */
+	uint8_t configured[6]; /* constant */
+	uint8_t alias[6];    /* a clone's: what it is outside (net-alias.h); zeroes: the same. Device thread, or stopped */
 	uint16_t link;       /* VIRTIO_NET_S_*; atomic */
 
 	/* Announcements: a timer and how many are left. */
@@ -54,10 +66,20 @@ struct gw_net {
 	uint64_t gpa[GW_NET_STAGE_IOV];
 	uint8_t *bounce;     /* a packet for which there was no room; allocated when first needed */
 	size_t bounced;      /* its length, 0: none */
+	/* Packets that came for the guest where it was before, in order; before all others. */
+	struct gw_net_late *late, **late_end;
+	size_t late_bytes;
+
+	/* The beginning of a packet in which addresses were exchanged, and of one that is sent the rest behind it. */
+	uint8_t head[GW_NET_ALIAS_HEAD];
+	struct iovec head_iov[GW_VQ_MAX_SIZE + 1];
 
 	struct gw_vq_chain chain;
 };
 
+/* Whether it has an alias; what it is outside. */
+bool gw_net_has_alias(const struct gw_net *net);
+const uint8_t *gw_net_outside(const struct gw_net *net);
 /* Watches the tap for what is wanted now. */
 void gw_net_watch(struct gw_net *net, uint32_t events);
 /* The tap was deleted: link down, no more of it. */
@@ -65,6 +87,9 @@ void gw_net_tap_gone(struct gw_net *net, int error);
 
 /* Device thread. */
 void gw_net_receive(struct gw_net *net);
+/* A copy of the packet goes to the guest before all that comes from the tap. */
+void gw_net_receive_late(struct gw_net *net, const void *data, size_t len);
+void gw_net_drop_late(struct gw_net *net);
 /* Gives staged chains back to the queue. */
 void gw_net_unstage(struct gw_net *net);
 void gw_net_transmit(struct gw_net *net);

@@ -68,6 +68,15 @@ static void mark_dirty(struct gw_net *net, uint64_t len)
 	}
 }
 
+/* Of a clone: what it has outside becomes what the guest knows. The guest may write there meanwhile, and harms itself alone. */
+static void exchange(struct gw_net *net, uint64_t len)
+{
+	size_t n = gw_iov_read(net->iov, net->niov, 0, net->head, GW_MIN(len, (uint64_t)sizeof(net->head)));
+
+	if (gw_net_alias_swap(net->mac, net->alias, net->head, n))
+		gw_iov_write(net->iov, net->niov, 0, net->head, n);
+}
+
 /* Hands the packet of `len` bytes that lies in the staged buffers to the guest. */
 static void deliver(struct gw_net *net, uint64_t len)
 {
@@ -81,6 +90,8 @@ static void deliver(struct gw_net *net, uint64_t len)
 		buffers += net->staged[chains].niov;
 		chains++;
 	}
+	if (gw_net_has_alias(net))
+		exchange(net, len);
 	gw_put_le16(count, (uint16_t)chains);
 	gw_iov_write(net->iov, net->niov, offsetof(struct virtio_net_hdr_v1, num_buffers), count, sizeof(count));
 	mark_dirty(net, len);
@@ -110,6 +121,52 @@ static bool deliver_bounced(struct gw_net *net)
 	deliver(net, net->bounced);
 	net->bounced = 0;
 	return true;
+}
+
+/* Takes the first late packet aside, if none is there. */
+static void take_late(struct gw_net *net)
+{
+	struct gw_net_late *late = net->late;
+
+	if (!late || net->bounced || (!net->bounce && !(net->bounce = malloc(GW_NET_MAX_PACKET))))
+		return;
+	memcpy(net->bounce, late->data, late->len);
+	net->bounced = late->len;
+	net->late_bytes -= late->len;
+	net->late = late->next;
+	if (!net->late)
+		net->late_end = &net->late;
+	free(late);
+}
+
+void gw_net_receive_late(struct gw_net *net, const void *data, size_t len)
+{
+	struct gw_net_late *late;
+
+	if (len < GW_TAP_HEADER || len > GW_NET_MAX_PACKET || len > GW_NET_MAX_LATE - net->late_bytes)
+		return;
+	late = malloc(sizeof(*late) + len);
+	if (!late)
+		return;
+	late->next = NULL;
+	late->len = len;
+	memcpy(late->data, data, len);
+	*net->late_end = late;
+	net->late_end = &late->next;
+	net->late_bytes += len;
+	gw_net_receive(net);
+}
+
+void gw_net_drop_late(struct gw_net *net)
+{
+	while (net->late) {
+		struct gw_net_late *next = net->late->next;
+
+		free(net->late);
+		net->late = next;
+	}
+	net->late_end = &net->late;
+	net->late_bytes = 0;
 }
 
 /* Reads one packet: 1, 0 when there is none or it cannot be taken now, negative errno. */
@@ -148,6 +205,7 @@ static bool receive_one(struct gw_net *net)
 	bool room = stage(net);
 	ssize_t n;
 
+	take_late(net);
 	if (!deliver_bounced(net) || net->nstaged == 0) {
 		/* Nothing to receive into: the guest's next kick resumes. A chain that came since counts as one. */
 		gw_net_watch(net, net->polled & ~(uint32_t)EPOLLIN);
@@ -156,6 +214,8 @@ static bool receive_one(struct gw_net *net)
 		gw_virtio_kick_again(&net->vd, GW_NET_RX);
 		return false;
 	}
+	if (net->late)
+		return true;
 	/* Room was counted before the packet aside took its share. */
 	n = read_packet(net, room && net->staged_len >= net->need);
 	if (n < 0)
@@ -187,8 +247,9 @@ void gw_net_receive(struct gw_net *net)
 	if (net->gone)
 		return;
 	gw_vq_disable_kicks(&net->vd.queues[GW_NET_RX].vq);
-	while (budget > 0 && receive_one(net))
-		budget--;
+	/* Late ones are few, and the loop would not come back for them. */
+	while ((budget > 0 || net->late) && receive_one(net))
+		budget -= budget > 0;
 	/* Out of turn: the tap stays readable, so the loop comes back. */
 	if (budget == 0)
 		gw_net_watch(net, net->polled | EPOLLIN);

@@ -3,21 +3,46 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
+#include "lib/util.h"
 #include "vmm/net-internal.h"
 
 #define PACKET_BUDGET 256
 /* The guest gets buffers back at least this often. */
 #define PUBLISH_EVERY 32
 
+/* Of a clone: the packet with other addresses in a copy of its beginning; what follows is the guest's. How many buffers. */
+static unsigned exchange(struct gw_net *net, const struct gw_vq_chain *c)
+{
+	size_t len = gw_iov_read(c->iov, c->nout, 0, net->head, sizeof(net->head)), skip = len;
+	unsigned n = 1;
+
+	gw_net_alias_swap(net->mac, net->alias, net->head, len);
+	net->head_iov[0] = (struct iovec){ net->head, len };
+	for (unsigned i = 0; i < c->nout; i++) {
+		size_t part = GW_MIN(skip, c->iov[i].iov_len);
+
+		if (part < c->iov[i].iov_len)
+			net->head_iov[n++] = (struct iovec){ (uint8_t *)c->iov[i].iov_base + part, c->iov[i].iov_len - part };
+		skip -= part;
+	}
+	return n;
+}
+
 /* False when the tap takes no more for now. */
 static bool send_packet(struct gw_net *net)
 {
 	const struct gw_vq_chain *c = &net->chain;
+	const struct iovec *iov = c->iov;
+	unsigned niov = c->nout;
 	ssize_t n;
 
 	net->vd.host.ops->note_frame(&net->vd.host, c->iov, c->nout, GW_TAP_HEADER, true);
+	if (gw_net_has_alias(net)) {
+		niov = exchange(net, c);
+		iov = net->head_iov;
+	}
 	do {
-		n = writev(net->tap, c->iov, (int)c->nout);
+		n = writev(net->tap, iov, (int)niov);
 	} while (n < 0 && errno == EINTR);
 	/* Other errors (interface down, header that the kernel refuses) lose the packet, as a wire would. */
 	return n >= 0 || errno != EAGAIN;

@@ -17,9 +17,13 @@
 static const struct gw_state_field net_fields[] = {
 	GW_STATE_BYTES(struct gw_net, mac, 1),
 	GW_STATE_UINT(struct gw_net, link, 1),
+	GW_STATE_BYTES(struct gw_net, alias, 2),
 	{ },
 };
-static const struct gw_state_desc net_state = { "virtio-net", 1, 1, net_fields };
+static const struct gw_state_desc net_state = { "virtio-net", 2, 1, net_fields };
+
+/* Packets that are taken from the tap of a VM that has moved, at a time. */
+#define DRAIN_BUDGET 256u
 
 static const uint64_t net_features =
 	1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_GUEST_TSO4 |
@@ -31,6 +35,18 @@ static const uint64_t net_features =
 static struct gw_net *to_net(struct gw_virtio *vd)
 {
 	return gw_container_of(vd, struct gw_net, vd);
+}
+
+bool gw_net_has_alias(const struct gw_net *net)
+{
+	static const uint8_t none[6];
+
+	return memcmp(net->alias, none, sizeof(none)) != 0;
+}
+
+const uint8_t *gw_net_outside(const struct gw_net *net)
+{
+	return gw_net_has_alias(net) ? net->alias : net->mac;
 }
 
 void gw_net_watch(struct gw_net *net, uint32_t events)
@@ -180,6 +196,11 @@ static void net_reset(struct gw_virtio *vd)
 	struct gw_net *net = to_net(vd);
 
 	net->bounced = 0;
+	gw_net_drop_late(net);
+	/* The next driver reads what it is outside. */
+	if (gw_net_has_alias(net))
+		memcpy(net->mac, net->alias, sizeof(net->mac));
+	memset(net->alias, 0, sizeof(net->alias));
 	__atomic_fetch_and(&net->link, (uint16_t)~VIRTIO_NET_S_ANNOUNCE, __ATOMIC_RELAXED);
 }
 
@@ -208,8 +229,9 @@ static int net_load(struct gw_virtio *vd, struct gw_state_reader *r, struct gw_e
 	uint16_t link = net->link;
 	int ret;
 
+	memset(net->alias, 0, sizeof(net->alias));
 	ret = gw_state_get(r, &net_state, vd->name, net, err);
-	if (ret == 0 && (net->mac[0] & 1))
+	if (ret == 0 && ((net->mac[0] | net->alias[0]) & 1))
 		ret = gw_error_set(err, EPROTO, "state of net %s: a multicast address as its own", vd->name);
 	for (unsigned i = 0; ret == 0 && i < GW_NET_QUEUES; i++)
 		ret = gw_virtio_check_in_flight(vd, i, 0, err);
@@ -218,6 +240,16 @@ static int net_load(struct gw_virtio *vd, struct gw_state_reader *r, struct gw_e
 	/* Whether there is a link is this host's to say. */
 	net->link = (net->link & VIRTIO_NET_S_ANNOUNCE) | (link & VIRTIO_NET_S_LINK_UP);
 	return ret;
+}
+
+/* What the guest has is what the VM had that was saved, or what it was told to use: outside it is what this VM is configured to be. */
+static void net_clone(struct gw_virtio *vd)
+{
+	struct gw_net *net = to_net(vd);
+
+	memset(net->alias, 0, sizeof(net->alias));
+	if (memcmp(net->mac, net->configured, sizeof(net->mac)) != 0)
+		memcpy(net->alias, net->configured, sizeof(net->alias));
 }
 
 static void announce_now(void *arg)
@@ -231,6 +263,50 @@ static void announce_now(void *arg)
 static void net_announce(struct gw_virtio *vd)
 {
 	gw_virtio_call(vd, announce_now);
+}
+
+struct drain {
+	struct gw_net *net;
+	const struct gw_packet_sink *sink;
+};
+
+static void drain_now(void *arg)
+{
+	const struct gw_packet_sink *sink = ((struct drain *)arg)->sink;
+	struct gw_net *net = ((struct drain *)arg)->net;
+	ssize_t n;
+
+	if (net->gone || net->vd.active || (!net->bounce && !(net->bounce = malloc(GW_NET_MAX_PACKET))))
+		return;
+	if (net->bounced)
+		sink->fn(sink->arg, sink->device, net->bounce, net->bounced);
+	net->bounced = 0;
+	for (unsigned budget = DRAIN_BUDGET; budget > 0 && (n = read(net->tap, net->bounce, GW_NET_MAX_PACKET)) > 0; budget--)
+		sink->fn(sink->arg, sink->device, net->bounce, (size_t)n);
+}
+
+static void net_drain(struct gw_virtio *vd, const struct gw_packet_sink *sink)
+{
+	gw_iothread_call(vd->host.io, drain_now, &(struct drain){ to_net(vd), sink });
+}
+
+struct late {
+	struct gw_net *net;
+	const void *data;
+	size_t len;
+};
+
+static void deliver_now(void *arg)
+{
+	const struct late *l = arg;
+
+	if (l->net->vd.active && l->net->vd.queues[GW_NET_RX].vq.enabled && !l->net->gone)
+		gw_net_receive_late(l->net, l->data, l->len);
+}
+
+static void net_deliver(struct gw_virtio *vd, const void *data, size_t len)
+{
+	gw_iothread_call(vd->host.io, deliver_now, &(struct late){ to_net(vd), data, len });
 }
 
 static void net_free(struct gw_virtio *vd)
@@ -247,6 +323,7 @@ static void net_free(struct gw_virtio *vd)
 		close(net->timer);
 	if (net->rx_timer >= 0)
 		close(net->rx_timer);
+	gw_net_drop_late(net);
 	free(net->bounce);
 	free(net);
 }
@@ -262,7 +339,10 @@ static const struct gw_virtio_ops net_ops = {
 	.config_read = net_config_read,
 	.save = net_save,
 	.load = net_load,
+	.clone = net_clone,
 	.announce = net_announce,
+	.drain = net_drain,
+	.deliver = net_deliver,
 	.free = net_free,
 };
 
@@ -296,9 +376,11 @@ int gw_net_new_on(int fd, const char *name, const uint8_t mac[6], bool incoming,
 	net->polled = incoming ? EPOLLIN : 0;
 	r = gw_virtio_init(&net->vd, &net_ops, name, host, GW_NET_QUEUES, GW_VQ_MAX_SIZE, net_features, err);
 	net->tap = fd;
+	net->late_end = &net->late;
 	net->timer = net->rx_timer = -1;
 	net->link = VIRTIO_NET_S_LINK_UP;
 	memcpy(net->mac, mac, sizeof(net->mac));
+	memcpy(net->configured, mac, sizeof(net->configured));
 	if (r == 0)
 		r = watch_fds(net, err);
 	/* What nearly every guest agrees to; an arriving one then starts without a word to the host. */

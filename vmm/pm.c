@@ -14,12 +14,15 @@
 #include "vmm/irq.h"
 #include "vmm/vm.h"
 
-#define PM_SIZE 16          /* ports from GW_PM1_EVENT on */
+#define PM_SIZE GW_PM_PORTS
+#define GPE_STATUS (GW_PM_GPE0 - GW_PM1_EVENT)
+#define GPE_ENABLE (GPE_STATUS + GW_PM_GPE0_SIZE / 2)
 #define TIMER_HZ 3579545ull /* §4.8.3.3 */
 
 #define STS_PWRBTN 0x0100u
 #define STS_ALL 0xcd31u     /* bits that software clears by writing ones */
 #define EN_ALL 0x4721u
+#define GPE_ALL GW_PM_GPE_GENID
 #define CNT_SCI_EN 0x0001u
 #define CNT_SLP_TYP(cnt) ((cnt) >> 10 & 7)
 #define CNT_SLP_EN 0x2000u
@@ -31,6 +34,8 @@ struct gw_pm {
 	uint16_t status;
 	uint16_t enable;
 	uint16_t control;
+	uint16_t gpe_status;
+	uint16_t gpe_enable;
 	uint64_t timer_base; /* ticks to add to the monotonic clock's */
 	uint32_t timer;      /* the counter when saved */
 };
@@ -40,9 +45,11 @@ static const struct gw_state_field fields[] = {
 	GW_STATE_UINT(struct gw_pm, enable, 1),
 	GW_STATE_UINT(struct gw_pm, control, 1),
 	GW_STATE_UINT(struct gw_pm, timer, 1),
+	GW_STATE_UINT(struct gw_pm, gpe_status, 2),
+	GW_STATE_UINT(struct gw_pm, gpe_enable, 2),
 	{ }
 };
-static const struct gw_state_desc desc = { "pm", 1, 1, fields };
+static const struct gw_state_desc desc = { "pm", 2, 1, fields };
 
 static uint64_t host_ticks(void)
 {
@@ -52,7 +59,9 @@ static uint64_t host_ticks(void)
 /* Level-triggered (the MADT says so); under the lock. */
 static void update_sci(struct gw_pm *pm)
 {
-	gw_irq_set_line(pm->vm, GW_PM_SCI, (pm->control & CNT_SCI_EN) && (pm->status & pm->enable));
+	bool event = (pm->status & pm->enable) || (pm->gpe_status & pm->gpe_enable);
+
+	gw_irq_set_line(pm->vm, GW_PM_SCI, (pm->control & CNT_SCI_EN) && event);
 }
 
 /* The registers as the bytes that the ports show; under the lock. */
@@ -63,6 +72,8 @@ static void image(const struct gw_pm *pm, uint8_t out[PM_SIZE])
 	gw_put_le16(out + 2, pm->enable);
 	gw_put_le16(out + 4, pm->control);
 	gw_put_le32(out + 8, (uint32_t)(host_ticks() + pm->timer_base));
+	gw_put_le16(out + GPE_STATUS, pm->gpe_status);
+	gw_put_le16(out + GPE_ENABLE, pm->gpe_enable);
 }
 
 static void pm_read(void *dev, uint64_t offset, void *data, unsigned len)
@@ -94,10 +105,13 @@ static void pm_write(void *dev, uint64_t offset, const void *data, unsigned len)
 	image(pm, regs);
 	/* Status bits are cleared by ones; bytes that were not written must not clear any. */
 	gw_put_le16(regs, 0);
+	gw_put_le16(regs + GPE_STATUS, 0);
 	memcpy(regs + offset, data, len);
 	memset(touched + offset, true, len);
 	pm->status &= (uint16_t)~(gw_get_le16(regs) & STS_ALL);
 	pm->enable = gw_get_le16(regs + 2) & EN_ALL;
+	pm->gpe_status &= (uint16_t)~gw_get_le16(regs + GPE_STATUS);
+	pm->gpe_enable = gw_get_le16(regs + GPE_ENABLE) & GPE_ALL;
 	if (touched[4] || touched[5])
 		write_control(pm, gw_get_le16(regs + 4));
 	update_sci(pm);
@@ -135,6 +149,14 @@ void gw_pm_power_button(struct gw_pm *pm)
 	pthread_mutex_unlock(&pm->lock);
 }
 
+void gw_pm_raise(struct gw_pm *pm, uint16_t gpe)
+{
+	pthread_mutex_lock(&pm->lock);
+	pm->gpe_status |= gpe & GPE_ALL;
+	update_sci(pm);
+	pthread_mutex_unlock(&pm->lock);
+}
+
 static void pm_reset(void *dev)
 {
 	struct gw_pm *pm = dev;
@@ -142,6 +164,8 @@ static void pm_reset(void *dev)
 	pthread_mutex_lock(&pm->lock);
 	pm->status = 0;
 	pm->enable = 0;
+	pm->gpe_status = 0;
+	pm->gpe_enable = 0;
 	pm->control = CNT_SCI_EN;
 	pm->timer_base = 0 - host_ticks();
 	update_sci(pm);
@@ -170,6 +194,8 @@ static int pm_load(void *dev, struct gw_state_reader *r, struct gw_error *err)
 	/* The line's level is part of the IOAPIC's state, but setting it anew does no harm. */
 	pm->status &= STS_ALL;
 	pm->enable &= EN_ALL;
+	pm->gpe_status &= GPE_ALL;
+	pm->gpe_enable &= GPE_ALL;
 	pm->control = (pm->control & CNT_KEPT) | CNT_SCI_EN;
 	pm->timer_base = pm->timer - host_ticks();
 	pthread_mutex_unlock(&pm->lock);

@@ -24,6 +24,12 @@
 #include "lib/buf.h"
 #include "lib/error.h"
 
+/*
+ * Of all tables together, for whoever must know before it gets a state: raised when a table is, or one is added. Older ones are taken.
+ * 2: the generation ID, pm's general-purpose events, the alias of a network card.
+ */
+#define GW_STATE_VERSION 2
+
 enum gw_state_type {
 	GW_STATE_END = 0,
 	GW_STATE_T_UINT,  /* uint8_t .. uint64_t at `offset` */

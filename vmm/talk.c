@@ -8,7 +8,6 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "lib/clock.h"
@@ -26,7 +25,6 @@
 /* An idle processor's guest answers within a tick of its clock (HZ=250). */
 #define OVERDUE_NS (4 * GW_NS_PER_MS)
 
-#define LOOK_NS (4 * GW_NS_PER_MS)
 /* A guest that has answered once may fall silent again over what else it finds to do. */
 #define SETTLE_NS (20 * GW_NS_PER_MS)
 #define NOBODY_NS (100 * GW_NS_PER_MS)
@@ -34,7 +32,7 @@
 
 struct flow {
 	uint64_t key; /* 0: free */
-	uint64_t heard, said;
+	uint64_t heard, said, replied; /* replied: said with data, by TCP */
 	uint64_t begun_ns, last_ns; /* packets; 0: none yet */
 	uint64_t first_said_ns; /* an answer; 0: none yet */
 	uint64_t since_ns;      /* the oldest packet without an answer, 0: none */
@@ -117,13 +115,17 @@ static bool read_headers(const uint8_t *frame, size_t len, struct headers *h)
 	return true;
 }
 
-/* The same for both directions, never 0. */
+/* The same for both directions, never 0. Two bits are free: in a conversation's name they tell how it stands. */
+#define KEY_USED 1ull
+#define KEY_REPLIES 2ull
+#define KEY_AWAITED 4ull
+#define KEY_STANDING (KEY_REPLIES | KEY_AWAITED)
 static uint64_t key_of(const struct headers *h)
 {
 	bool swap = memcmp(&h->from, &h->to, sizeof(h->from)) > 0;
 	struct end ends[2] = { swap ? h->to : h->from, swap ? h->from : h->to };
 
-	return XXH3_64bits_withSeed(ends, sizeof(ends), (uint64_t)h->type << 8 | h->proto) | 1;
+	return (XXH3_64bits_withSeed(ends, sizeof(ends), (uint64_t)h->type << 8 | h->proto) & ~KEY_STANDING) | KEY_USED;
 }
 
 /* The conversation of that key, in place of the one that was silent for longest when it is new. */
@@ -156,6 +158,12 @@ static bool insists(const struct flow *f)
 	return awaited(f) && f->waiting >= INSISTS;
 }
 
+/* The VM answers by data: that its TCP acknowledges what it is sent is no answer. Not so where it is mostly sent some. */
+static bool replies(const struct flow *f)
+{
+	return f->replied * 4 >= f->heard;
+}
+
 static void hear(struct flow *f, uint64_t now)
 {
 	f->heard++;
@@ -163,10 +171,11 @@ static void hear(struct flow *f, uint64_t now)
 	f->since_ns = f->since_ns ?: now;
 }
 
-static void say(struct flow *f, uint64_t now)
+static void say(struct flow *f, const struct headers *h, uint64_t now)
 {
 	f->said++;
-	if (f->since_ns == 0)
+	f->replied += f->tcp && !h->bare_ack;
+	if (f->since_ns == 0 || (h->bare_ack && replies(f)))
 		return;
 	/* Asked often, and answered in the end: few answers before mean only that the VM was late from the beginning. */
 	if (f->waiting >= INSISTS && GW_MAX(f->said, CREDIT) * HEARD_PER_SAID >= f->heard)
@@ -178,10 +187,20 @@ static void say(struct flow *f, uint64_t now)
 
 void gw_talk_begin(const uint64_t *answered, size_t n)
 {
+	uint64_t now = gw_now_ns();
+
 	pthread_mutex_lock(&talk.lock);
 	memset(talk.flows, 0, sizeof(talk.flows));
-	for (size_t i = 0; i < GW_MIN(n, (size_t)GW_TALK_FLOWS); i++)
-		talk.flows[i] = (struct flow){ .key = answered[i], .said = CREDIT };
+	for (size_t i = 0; i < GW_MIN(n, (size_t)GW_TALK_FLOWS); i++) {
+		struct flow *f = &talk.flows[i];
+
+		*f = (struct flow){ .key = answered[i] & ~KEY_STANDING, .said = CREDIT, .replied = answered[i] & KEY_REPLIES ? CREDIT : 0 };
+		/* Its question came along in the VM's memory. */
+		if (answered[i] & KEY_AWAITED) {
+			f->heard = f->waiting = ASKS;
+			f->begun_ns = f->since_ns = now;
+		}
+	}
 	talk.longest_ns = 0;
 	pthread_mutex_unlock(&talk.lock);
 	atomic_store(&gw_talk_noted, true);
@@ -206,10 +225,17 @@ void gw_talk_packet(const void *frame, size_t len, bool said)
 	f->last_ns = now;
 	f->tcp = h.proto == IPPROTO_TCP;
 	if (said)
-		say(f, now);
+		say(f, &h, now);
 	else if (!h.bare_ack)
 		hear(f, now);
 	pthread_mutex_unlock(&talk.lock);
+}
+
+bool gw_talk_repeats(const void *frame, size_t len)
+{
+	struct headers h;
+
+	return read_headers(frame, len, &h) && h.proto == IPPROTO_TCP;
 }
 
 /* With the lock held: the oldest question that somebody waits for the answer of, 0: none. */
@@ -251,7 +277,7 @@ size_t gw_talk_answered(uint64_t keys[GW_TALK_FLOWS])
 	pthread_mutex_lock(&talk.lock);
 	for (const struct flow *f = talk.flows; f < talk.flows + GW_TALK_FLOWS; f++) {
 		if (f->first_said_ns && answers(f))
-			keys[n++] = f->key;
+			keys[n++] = f->key | (replies(f) ? KEY_REPLIES : 0) | (awaited(f) ? KEY_AWAITED : 0);
 	}
 	pthread_mutex_unlock(&talk.lock);
 	return n;
@@ -299,19 +325,15 @@ static uint64_t patience(void)
 	return longest;
 }
 
-uint64_t gw_talk_resumed(uint64_t from_ns)
+bool gw_talk_resumed(uint64_t from_ns, uint64_t *answered_ns)
 {
-	uint64_t answered, wait, now, settled;
+	uint64_t wait, now, settled;
 
-	for (;;) {
-		pthread_mutex_lock(&talk.lock);
-		answered = first_answers();
-		wait = patience();
-		pthread_mutex_unlock(&talk.lock);
-		now = gw_now_ns();
-		settled = answered ? answered + SETTLE_NS : from_ns + NOBODY_NS;
-		if (now >= settled && now >= from_ns + wait)
-			return answered;
-		usleep(LOOK_NS / 1000);
-	}
+	pthread_mutex_lock(&talk.lock);
+	*answered_ns = first_answers();
+	wait = patience();
+	pthread_mutex_unlock(&talk.lock);
+	now = gw_now_ns();
+	settled = *answered_ns ? *answered_ns + SETTLE_NS : from_ns + NOBODY_NS;
+	return now >= settled && now >= from_ns + wait;
 }

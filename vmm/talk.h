@@ -6,9 +6,10 @@
  * packets unanswered before it is stopped, and one that has just arrived needs time for its first answer.
  *
  * Conversations are told apart by their ends' addresses (IPv4, IPv6, TCP and UDP ports). One in which the VM hardly ever answers, as a collector
- * of logs, expects nothing of it; neither do broadcasts, bare acknowledgements of TCP, or few packets that may be answers themselves. One VM a
- * process, so one note a process.
- * Any thread may call any of these.
+ * of logs, expects nothing of it; neither do broadcasts, bare acknowledgements of TCP, or few packets that may be answers themselves. Where the VM
+ * answers data by data only data is an answer.
+ *
+ * One VM a process, so one note a process. Any thread may call any of these.
  */
 #ifndef GW_VMM_TALK_H
 #define GW_VMM_TALK_H
@@ -31,19 +32,25 @@ void gw_talk_end(void);
 /* A frame that was handed to the VM, or that it sends (`said`); `len` may end at GW_TALK_HEAD. Noted between begin and end. */
 void gw_talk_packet(const void *frame, size_t len, bool said);
 
+/* A packet whose sender waits until it is acknowledged, and repeats it: TCP. */
+bool gw_talk_repeats(const void *frame, size_t len);
+
 /* When the first packet came that somebody waits for the answer of (gw_now_ns()), 2 s ago at the most; 0 when nobody waits. */
 uint64_t gw_talk_unanswered(void);
 /* The longest time for which somebody went on asking without an answer since the beginning, in ns. */
 uint64_t gw_talk_longest(void);
-/* The conversations in which answers were given since the beginning: how many, and their names, which mean the same on all hosts. */
+/*
+ * The conversations in which answers were given since the beginning: how many, and their names, which mean the same on all hosts; with whether
+ * somebody waits in them now, and for data.
+ */
 size_t gw_talk_answered(uint64_t keys[GW_TALK_FLOWS]);
 /* Somebody has waited for longer than a VM that gets its share of the processors takes. */
 bool gw_talk_overdue(void);
 
 /*
- * Waits until the arrived VM, which runs since `from_ns`, answers those who ask, and steadily so: the time of its first answers (gw_now_ns()).
- * 0 when there are none: after 100 ms when nobody asks, 400 ms when somebody has, and 2 s when somebody insists.
+ * True when the arrived VM, which runs since `from_ns`, answers those who ask, and steadily so: *answered_ns is the time of its first answers
+ * (gw_now_ns()). 0 when there are none: after 100 ms when nobody asks, 400 ms when somebody has, and 2 s when somebody insists.
  */
-uint64_t gw_talk_resumed(uint64_t from_ns);
+bool gw_talk_resumed(uint64_t from_ns, uint64_t *answered_ns);
 
 #endif

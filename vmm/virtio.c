@@ -308,12 +308,36 @@ static int device_load(void *self, struct gw_state_reader *r, struct gw_error *e
 	return gw_virtio_load(self, r, err);
 }
 
+static void device_clone(void *self)
+{
+	struct gw_virtio *vd = self;
+
+	if (vd->ops->clone)
+		vd->ops->clone(vd);
+}
+
 static void device_announce(void *self)
 {
 	struct gw_virtio *vd = self;
 
 	if (vd->ops->announce)
 		vd->ops->announce(vd);
+}
+
+static void device_drain(void *self, const struct gw_packet_sink *sink)
+{
+	struct gw_virtio *vd = self;
+
+	if (vd->ops->drain)
+		vd->ops->drain(vd, sink);
+}
+
+static void device_deliver(void *self, const void *data, size_t len)
+{
+	struct gw_virtio *vd = self;
+
+	if (vd->ops->deliver)
+		vd->ops->deliver(vd, data, len);
 }
 
 static void forget_msix(void *arg)
@@ -341,7 +365,10 @@ static const struct gw_device_ops device_ops = {
 	.quiesce = device_quiesce,
 	.save = device_save,
 	.load = device_load,
+	.clone = device_clone,
 	.announce = device_announce,
+	.drain = device_drain,
+	.deliver = device_deliver,
 	.free = device_free,
 };
 

@@ -53,7 +53,11 @@ struct gw_virtio_ops {
 	int (*save)(struct gw_virtio *vd, struct gw_state_writer *w, struct gw_error *err);
 	/* Also checks that the number of chains in flight is what this device can have (gw_virtio_check_in_flight()). */
 	int (*load)(struct gw_virtio *vd, struct gw_state_reader *r, struct gw_error *err);
+	void (*clone)(struct gw_virtio *vd);
 	void (*announce)(struct gw_virtio *vd);
+	/* As in struct gw_device_ops. May be NULL. */
+	void (*drain)(struct gw_virtio *vd, const struct gw_packet_sink *sink);
+	void (*deliver)(struct gw_virtio *vd, const void *data, size_t len);
 	/* Frees the whole device, of which `vd` is a part. */
 	void (*free)(struct gw_virtio *vd);
 };

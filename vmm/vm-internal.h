@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "vmm/cpuid.h"
+#include "vmm/genid.h"
 #include "vmm/kvm.h"
 #include "vmm/msrs.h"
 #include "vmm/vcpu-state.h"
@@ -45,6 +46,7 @@ struct gw_vm {
 	struct gw_quota *quota;         /* while vCPUs are slowed */
 	struct gw_serial *serial;
 	struct gw_pm *pm;
+	struct gw_genid genid;
 
 	struct gw_device devices[GW_MAX_DEVICES];
 	unsigned ndevices;

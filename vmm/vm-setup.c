@@ -140,8 +140,10 @@ static int create_vcpus(struct gw_vm *vm, struct gw_error *err)
 
 static int create_devices(struct gw_vm *vm, struct gw_error *err)
 {
-	int r = gw_pm_new(vm, &vm->pm, err);
+	int r = gw_genid_init(&vm->genid, err);
 
+	if (r == 0)
+		r = gw_pm_new(vm, &vm->pm, err);
 	if (r == 0)
 		r = gw_serial_new(vm, &vm->serial, err);
 	if (r == 0)
@@ -223,6 +225,8 @@ int gw_vm_boot(struct gw_vm *vm, struct gw_error *err)
 
 	place_pci64(vm, &acpi);
 	r = gw_acpi_load(vm->ram, &acpi, err);
+	if (r == 0)
+		r = gw_genid_show(&vm->genid, vm->ram, err);
 	if (r == 0)
 		r = gw_boot_load_files(vm->ram, config->kernel, config->initrd, config->cmdline ? config->cmdline : "",
 				       GW_GPA_ACPI, &entry, err);

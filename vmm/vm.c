@@ -228,6 +228,8 @@ int gw_vm_save(struct gw_vm *vm, struct gw_buf *out, struct gw_error *err)
 		return gw_error_errno(err, r, "cannot save the VM's state");
 	r = save_section(vm, w, err);
 	if (r == 0)
+		r = gw_genid_save(&vm->genid, w, err);
+	if (r == 0)
 		r = gw_vm_state_save(vm, &st, w, err);
 	for (unsigned i = 0; r == 0 && i < vm->config->cpus; i++)
 		r = gw_vcpu_save(gw_vcpus_get(vm->vcpus, i), &st.clock, w, err);
@@ -287,6 +289,8 @@ static int load_parts(struct gw_vm *vm, struct gw_state_reader *reader, struct g
 	int r = load_section(vm, reader, err);
 
 	if (r == 0)
+		r = gw_genid_load(&vm->genid, reader, err);
+	if (r == 0)
 		r = gw_vm_state_load(vm, reader, &st, &now, err);
 	for (unsigned i = 0; r == 0 && i < vm->config->cpus; i++)
 		r = gw_vcpu_load(gw_vcpus_get(vm->vcpus, i), &st.clock, &now, reader, err);
@@ -312,12 +316,41 @@ int gw_vm_load(struct gw_vm *vm, const void *data, size_t len, struct gw_error *
 	return r;
 }
 
+int gw_vm_renew(struct gw_vm *vm, bool clone, struct gw_error *err)
+{
+	int r = gw_genid_renew(&vm->genid, vm->ram, err);
+
+	for (unsigned i = 0; r == 0 && clone && i < vm->ndevices; i++) {
+		if (vm->devices[i].ops->clone)
+			vm->devices[i].ops->clone(vm->devices[i].self);
+	}
+	if (r == 0 && vm->genid.shown)
+		gw_pm_raise(vm->pm, GW_PM_GPE_GENID);
+	return r;
+}
+
 void gw_vm_announce(struct gw_vm *vm)
 {
 	for (unsigned i = 0; i < vm->ndevices; i++) {
 		if (vm->devices[i].ops->announce)
 			vm->devices[i].ops->announce(vm->devices[i].self);
 	}
+}
+
+void gw_vm_drain(struct gw_vm *vm, void (*fn)(void *arg, unsigned device, const void *data, size_t len), void *arg)
+{
+	for (unsigned i = 0; i < vm->ndevices; i++) {
+		struct gw_packet_sink sink = { fn, arg, i };
+
+		if (vm->devices[i].ops->drain)
+			vm->devices[i].ops->drain(vm->devices[i].self, &sink);
+	}
+}
+
+void gw_vm_deliver(struct gw_vm *vm, unsigned device, const void *data, size_t len)
+{
+	if (device < vm->ndevices && vm->devices[device].ops->deliver)
+		vm->devices[device].ops->deliver(vm->devices[device].self, data, len);
 }
 
 struct gw_dirty_source gw_vm_dirty_source(struct gw_vm *vm)

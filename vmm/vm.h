@@ -122,6 +122,11 @@ void gw_vm_slow(struct gw_vm *vm, unsigned percent);
  */
 int gw_vm_save(struct gw_vm *vm, struct gw_buf *out, struct gw_error *err);
 int gw_vm_load(struct gw_vm *vm, const void *data, size_t len, struct gw_error *err);
+/*
+ * The loaded VM, stopped, comes from a snapshot: what it remembers another may too. Its guest is told so, by another generation ID (vmm/genid.h); of a `clone`
+ * devices become what they are configured to be where they are seen from outside.
+ */
+int gw_vm_renew(struct gw_vm *vm, bool clone, struct gw_error *err);
 
 /*
  * What a host must offer to take the VM in: `cpuid` in the form of vmm/cpuid.h, `devices` as lines "kind instance". Both are appended
@@ -132,6 +137,10 @@ int gw_vm_check_features(struct gw_vm *vm, const void *cpuid, size_t cpuid_len, 
 			 uint32_t tsc_khz, struct gw_error *err);
 /* Network announcement after a move; the VM runs. */
 void gw_vm_announce(struct gw_vm *vm);
+/* Stopped: what has come for it in its devices' back ends, by index of the device; it is gone from there then. */
+void gw_vm_drain(struct gw_vm *vm, void (*fn)(void *arg, unsigned device, const void *data, size_t len), void *arg);
+/* Running: such a packet, which comes late. Dropped where there is no such device, or nobody to take it. */
+void gw_vm_deliver(struct gw_vm *vm, unsigned device, const void *data, size_t len);
 
 /* Pages written by vCPUs and by devices together (ring or bitmap, plus gw_ram's log), behind one source. */
 struct gw_dirty_source gw_vm_dirty_source(struct gw_vm *vm);

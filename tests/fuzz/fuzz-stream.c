@@ -55,7 +55,7 @@ static void control_stream(const uint8_t *data, size_t size)
 	static const ProtobufCMessageDescriptor *const types[] = {
 		&godwit__stream_hello__descriptor,   &godwit__stream_hello_reply__descriptor, &godwit__stream_ping__descriptor,
 		&godwit__stream_state__descriptor,   &godwit__stream_ready__descriptor,       &godwit__stream_commit__descriptor,
-		&godwit__stream_running__descriptor, &godwit__stream_abort__descriptor,
+		&godwit__stream_running__descriptor, &godwit__stream_abort__descriptor,       &godwit__stream_packets__descriptor,
 	};
 
 	while (size >= GW_FRAME_HEADER) {

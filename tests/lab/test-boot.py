@@ -132,7 +132,7 @@ def root_on_a_disk_with_shell_and_redis(lab):
         done = lab.exec("bash", "-c", "exec 3<>/dev/tcp/10.77.0.100/6379; printf 'PING\\r\\n' >&3; read -t 60 x <&3; echo $x")
         assert "PONG" in done.stdout, done
         vm.ask("dd if=/dev/urandom of=/big bs=1M count=8 2>/dev/null; sync; md5sum < /big > /sum; echo 3 > /proc/sys/vm/drop_caches; "
-               "md5sum < /big | cmp - /sum && echo disk-$((40+2))", "disk-42", 60)
+               "md5sum < /big | cmp - /sum && echo disk-$((40+2))", "disk-42")
         vm.type("sync; poweroff -f")
         assert vm.wait_end() == 0
     finally:

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""VMs that are suspended to a repository and resumed, on the same host and on another one; snapshots, cancelling, a VMM that is killed."""
+"""VMs that are suspended to a repository and resumed, on the same host and on another one; snapshots, clones, cancelling, a VMM that is killed."""
 
 import json
 import os
@@ -10,15 +10,15 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from cluster import TOP, Cluster, Guest  # noqa: E402
-from labtest import PATIENCE, Probe, Tests, wait_for  # noqa: E402
+from cluster import MAC, TOP, Cluster, Guest  # noqa: E402
+from labtest import GUEST_IP, PATIENCE, Probe, Tests, wait_for  # noqa: E402
 
 tests = Tests()
 URL = "file:///srv/repo"
 PASS = ("--passphrase-file", "/etc/godwit/passphrase")
 
 
-def begin(lab, failpoints=""):
+def begin(lab, failpoints="", verbose=False):
     """A VM that checks its own memory, and an empty repository on h1: config and key of the golden one."""
     cluster = Cluster(lab, failpoints=failpoints)
     for host in cluster.hosts:
@@ -30,7 +30,7 @@ def begin(lab, failpoints=""):
             (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(work, "repo", part))
         lab.put("h1", f"{work}/repo", "/srv")
     vm = Guest(lab, name="vm", jobs="heartbeat,dirty:4:16", memory_mib=160)
-    cluster.create("h1", vm.vm_file())
+    cluster.create("h1", vm.vm_file().replace(" quiet ", " loglevel=6 ") if verbose else vm.vm_file())
     cluster.godwit("h1", "start", "vm")
     return cluster, Probe(lab).wait_ready()
 
@@ -135,6 +135,52 @@ def a_vmm_that_is_killed_leaves_nothing_half(lab):
     answers(lab, probe)
     assert save(cluster, "h1", "suspend")["saved"] and resume(cluster, "h1")
     answers(lab, probe)
+    end(cluster, probe)
+
+
+def meet(lab, mac):
+    """The driver's packets for the guest's IP address go to this card."""
+    device = json.loads(lab.exec("ip", "-j", "route", "get", GUEST_IP).stdout)[0]["dev"]
+    lab.exec("ip", "neigh", "replace", GUEST_IP, "lladdr", mac, "dev", device, "nud", "permanent")
+    return device
+
+
+def forks(lab, host, vm):
+    """How often the guest's kernel has said that it goes on from a snapshot."""
+    return lab.sh(host, f"sleep 2 | timeout 5 godwit console {vm}", check=False).stdout.count("reseeded due to virtual machine fork")
+
+
+@tests.test
+def clones_are_their_own(lab):
+    """Their guests never learn of it but by the generation ID: same IP address, and each answers at a MAC address of its own."""
+    cluster, probe = begin(lab, verbose=True)
+    probe.kill()
+    assert save(cluster, "h1", "snapshot")["saved"]
+    done = cluster.godwit("h1", "clone", "vm", "2", "--from", URL, *PASS, "--json")
+    clones = json.loads(done.stdout.splitlines()[-1])["result"]["clones"]
+    macs = {c["config"]["name"]: c["config"]["nets"][0]["mac"] for c in clones}
+    assert set(macs) == {"vm-1", "vm-2"} and len({MAC, *macs.values()}) == 3, clones
+    for vm in ("vm", *macs):
+        assert cluster.running_on(vm) == ["h1"], vm
+    for vm in macs:
+        wait_for(lambda vm=vm: cluster.show("h1", vm)["load"]["phase"] == "done", f"all of {vm}'s memory is here", poll=0.5)
+        wait_for(lambda vm=vm: forks(lab, "h1", vm) == 1, f"{vm} knows that it is another one")
+    assert forks(lab, "h1", "vm") == 0
+    # A workload that found its memory wrong says so; each is asked at its own card, also the VM that was saved.
+    for mac in (MAC, *macs.values()):
+        device = meet(lab, mac)
+        faultless, verdict = lab.check_workload()
+        assert faultless, (mac, verdict)
+    # One of them alone is asked, and answers when the others do not run any more: here, and where it moves to.
+    for vm in ("vm", "vm-1"):
+        cluster.remove(vm)
+    report = cluster.move("h1", "vm-2", "h2", "--verify-digest")
+    faultless, verdict = lab.check_workload()
+    assert report["phase"] == "done" and faultless, (report, verdict)
+    assert forks(lab, "h2", "vm-2") <= 1, "a move is no fork"
+    print(f"     {MAC} as {', '.join(macs.values())}")
+    lab.exec("ip", "neigh", "del", GUEST_IP, "dev", device)
+    cluster.remove("vm-2")
     end(cluster, probe)
 
 

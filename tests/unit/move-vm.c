@@ -233,13 +233,32 @@ static void op_released(void *self)
 	((struct move_vm *)self)->released = true;
 }
 
-static void op_resumed(void *self, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns)
+static void op_drain(void *self, gw_move_packet_fn *fn, void *arg)
 {
 	struct move_vm *vm = self;
 
-	usleep(vm->answers_after_ms * 1000);
-	*answered_ns = vm->answers_after_ms ? gw_now_ns() : 0;
+	for (unsigned i = 0; vm->packet_calls > 0 && i < vm->packets; i++)
+		fn(arg, 7, &(uint8_t){ ++vm->ngot }, 1);
+	vm->packet_calls -= vm->packet_calls > 0;
+}
+
+static void op_deliver(void *self, unsigned device, const void *data, size_t len)
+{
+	struct move_vm *vm = self;
+
+	if (device == 7 && len == 1 && vm->ngot < sizeof(vm->got) && vm->released)
+		vm->got[vm->ngot++] = *(const uint8_t *)data;
+}
+
+/* One that is to get packets answers the last of them. */
+static bool op_resumed(void *self, uint64_t from_ns, uint64_t *answered_ns, uint64_t *longest_ns)
+{
+	struct move_vm *vm = self;
+	uint64_t now = gw_now_ns();
+
+	*answered_ns = vm->answers_after_ms ? now : 0;
 	*longest_ns = vm->silent_ms * GW_NS_PER_MS;
+	return vm->packets ? vm->ngot == vm->packets : now >= from_ns + vm->answers_after_ms * GW_NS_PER_MS;
 }
 
 static bool op_running(void *self)
@@ -284,6 +303,12 @@ static int op_load(void *self, const void *data, size_t len, struct gw_error *er
 		return gw_error_set(err, EPROTO, "the state does not fit the test's VM");
 	vm->writes = gw_get_le64(data);
 	vm->rng = gw_get_le64((const uint8_t *)data + 8);
+	return 0;
+}
+
+static int op_renew(void *self, struct gw_error *err)
+{
+	((struct move_vm *)self)->renewed++;
 	return 0;
 }
 
@@ -352,11 +377,14 @@ struct gw_move_vm move_vm_handle(struct move_vm *vm)
 		.running = op_running,
 		.save = op_save,
 		.load = op_load,
+		.renew = op_renew,
 		.describe = op_describe,
 		.accept = op_accept,
 		.owned = op_owned,
 		.released = op_released,
-		.resumed = op_resumed,
+		.drain = op_drain,
+	.deliver = op_deliver,
+	.resumed = op_resumed,
 		.announce = op_announce,
 	};
 	static const struct gw_dirty_ops log_ops = {

@@ -26,6 +26,10 @@ struct move_vm {
 	unsigned answers_after_ms;   /* after the release; 0: it does not */
 	uint64_t answered;           /* a conversation with answers; the destination's is what it was told */
 	uint64_t silent_ms;          /* at another moment than around the stop */
+	/* Packets that come while it is stopped: so many in each of so many calls, numbered from 1. As a destination: the bytes of those it got. */
+	unsigned packets, packet_calls;
+	uint8_t got[8];
+	unsigned ngot;
 
 	pthread_mutex_t lock;
 	pthread_cond_t change;
@@ -35,6 +39,7 @@ struct move_vm {
 	uint64_t rng;
 	uint64_t owned_epoch;
 	bool released, announced;
+	unsigned renewed;            /* how often it was told to come from a snapshot */
 	unsigned slowed, slowest;    /* percent: now, and the most; a slowed guest writes that much less */
 };
 

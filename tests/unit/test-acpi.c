@@ -9,6 +9,7 @@
 #include "lib/util.h"
 #include "vmm/acpi.h"
 #include "vmm/memmap.h"
+#include "vmm/pm.h"
 
 static const struct gw_acpi_config config = { .cpus = 32, .pci64_base = 0x800000000ull, .pci64_size = 0x800000000ull };
 
@@ -67,6 +68,10 @@ static void test_tables(void **arg)
 	table(&buf, gw_get_le64(fadt + 140), "DSDT");
 	assert_int_equal(gw_get_le32(fadt + 40), gw_get_le64(fadt + 140));
 	assert_int_equal(gw_get_le32(fadt + 36) % 64, 0);
+	/* General-purpose events: the same block by both addresses. */
+	assert_int_equal(gw_get_le32(fadt + 80), GW_PM_GPE0);
+	assert_int_equal(gw_get_le64(fadt + 224), GW_PM_GPE0);
+	assert_int_equal(fadt[92] * 8, fadt[221]);
 	madt = table(&buf, gw_get_le64(xsdt + 44), "APIC");
 	for (uint32_t at = 44; at < gw_get_le32(madt + 4); at += madt[at + 1]) {
 		assert_true(madt[at + 1] >= 2);
@@ -119,6 +124,13 @@ static void test_dsdt(void **arg)
 		"Name (_HID, \"ACPI0007\"",
 		"Name (\\_S5, Package (0x04)",
 		"Device (CP1F)",
+		"Name (_CID, \"VM_Gen_Counter\")",
+		"Name (_DDN, \"VM_Gen_Counter\")",
+		"Name (ADDR, Package (0x02)",
+		"0x000FF000",
+		"Scope (\\_GPE)",
+		"Method (_E00, 0, NotSerialized)",
+		"Notify (\\_SB.VGEN, 0x80)",
 		"0x0000000800000000, // Range Minimum",
 		"0x0000000FFFFFFFFF, // Range Maximum",
 		"0xFEBFFFFF,         // Range Maximum",

@@ -29,6 +29,7 @@ static void runs_while_its_memory_comes(void **state)
 		assert_int_equal(gw_journal_last(t.copy_journal)->state, GW_JOURNAL_OWNER);
 		assert_int_equal(gw_journal_last(t.copy_journal)->epoch, 4);
 		assert_true(t.copy.announced);
+		assert_int_equal(t.copy.renewed, 1);
 		assert_int_equal(t.loaded.bytes_here, t.loaded.bytes);
 		/* Each further one compares what the original has done since as well. */
 		resume_assert_equal(&t);

@@ -166,10 +166,10 @@ static void bad_hellos(void **state)
 	struct rig r;
 
 	begin(&r, false);
-	good_hello(&h)->version_min = 2;
+	good_hello(&h)->version_min = GW_STREAM_VERSION + 1;
 	h.msg.version_max = 9;
 	say(&r, GW_STREAM_HELLO, &h.msg);
-	expect_failure(&r, "stream versions 2 to 9, this VMM 1 to 1");
+	expect_failure(&r, "stream versions 3 to 9, this VMM 1 to 2");
 	assert_int_equal(hear(&r), GW_STREAM_ABORT);
 	finish(&r);
 
@@ -268,6 +268,64 @@ static void commit_out_of_turn(void **state)
 	finish(&r);
 }
 
+/* Up to READY, as a source of that stream version. */
+static void come_to_ready(struct rig *r, uint32_t version)
+{
+	Godwit__StreamState st = GODWIT__STREAM_STATE__INIT;
+	uint8_t blob[16] = { 0 };
+	struct hello h;
+
+	st.state = (ProtobufCBinaryData){ sizeof(blob), blob };
+	begin(r, false);
+	good_hello(&h)->version_max = version;
+	say(r, GW_STREAM_HELLO, &h.msg);
+	assert_int_equal(hear(r), GW_STREAM_HELLO_REPLY);
+	say_page(r, GW_PAGE_END, true, 0, 1);
+	say(r, GW_STREAM_STATE, &st);
+	assert_int_equal(hear(r), GW_STREAM_READY);
+}
+
+static void packets_out_of_turn(void **state)
+{
+	static uint8_t large[GW_STREAM_MAX_PACKET_BYTES + 1];
+	Godwit__StreamPacket packet = GODWIT__STREAM_PACKET__INIT, *list[GW_STREAM_MAX_PACKETS + 1];
+	Godwit__StreamPackets packets = GODWIT__STREAM_PACKETS__INIT;
+	struct rig r;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(list); i++)
+		list[i] = &packet;
+	packets.packets = list;
+	packet.data = (ProtobufCBinaryData){ 1, large };
+	/* While pages are taken, in a version that has none, and twice. */
+	greet(&r);
+	say(&r, GW_STREAM_PACKETS, &packets);
+	expect_failure(&r, "while pages were taken");
+	finish(&r);
+	come_to_ready(&r, 1);
+	say(&r, GW_STREAM_PACKETS, &packets);
+	expect_failure(&r, "where COMMIT was due");
+	finish(&r);
+	packets.n_packets = 1;
+	come_to_ready(&r, 2);
+	say(&r, GW_STREAM_PACKETS, &packets);
+	say(&r, GW_STREAM_PACKETS, &packets);
+	expect_failure(&r, "where StreamCommit was due");
+	assert_int_equal(r.vm.ngot, 0);
+	finish(&r);
+	/* Too many, too large. */
+	packets.n_packets = ARRAY_SIZE(list);
+	come_to_ready(&r, 2);
+	say(&r, GW_STREAM_PACKETS, &packets);
+	expect_failure(&r, "257 packets of 257 bytes");
+	finish(&r);
+	packets.n_packets = 1;
+	packet.data.len = sizeof(large);
+	come_to_ready(&r, 2);
+	say(&r, GW_STREAM_PACKETS, &packets);
+	expect_failure(&r, "1 packets of 524289 bytes");
+	finish(&r);
+}
+
 static void malformed_control(void **state)
 {
 	static const uint8_t huge[8] = { 0xff, 0xff, 0xff, 0x7f, 1, 1, 1, 0 };
@@ -320,9 +378,9 @@ static void bad_destinations(void **state)
 	struct rig r;
 
 	begin(&r, true);
-	reply.version = 2;
+	reply.version = GW_STREAM_VERSION + 1;
 	say(&r, GW_STREAM_HELLO_REPLY, &reply);
-	expect_failure(&r, "chose stream version 2");
+	expect_failure(&r, "chose stream version 3");
 	finish(&r);
 
 	begin(&r, true);
@@ -378,6 +436,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bad_hellos),
 		cmocka_unit_test(bad_pages),
+		cmocka_unit_test(packets_out_of_turn),
 		cmocka_unit_test(commit_out_of_turn),
 		cmocka_unit_test(malformed_control),
 		cmocka_unit_test(bad_destinations),

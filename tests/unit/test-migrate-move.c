@@ -46,6 +46,7 @@ static void moves_an_idle_vm(void **state)
 	assert_moved(&p);
 	assert_true(move_vm_running(&p.d));
 	assert_true(p.d.announced);
+	assert_int_equal(p.d.renewed, 0);
 	assert_int_equal(p.d.owned_epoch, 2);
 	move_vm_stop(&p.d);
 	assert_true(move_pair_equal(&p));
@@ -105,6 +106,21 @@ static void a_longer_silence_is_the_blackout(void **state)
 		assert_int_equal(p.es.latest.blackout_us, 3900000);
 		move_pair_release(&p);
 	}
+}
+
+/* Before COMMIT and after RUNNING, in order, and only to a VM that may be seen from outside. */
+static void packets_follow_it(void **state)
+{
+	struct move_pair p;
+
+	move_pair_init(&p, 4 * MIB, 0, 1);
+	p.s.packets = 2;
+	p.s.packet_calls = 3;
+	p.d.packets = 6;
+	move_pair_start(&p);
+	assert_moved(&p);
+	assert_memory_equal(p.d.got, "\1\2\3\4\5\6", 6);
+	move_pair_release(&p);
 }
 
 static void moves_a_paused_vm_paused(void **state)
@@ -409,6 +425,7 @@ int main(void)
 		cmocka_unit_test(moves_an_idle_vm),
 		cmocka_unit_test(the_blackout_ends_with_an_answer),
 		cmocka_unit_test(the_blackout_begins_where_answers_are_missed),
+		cmocka_unit_test(packets_follow_it),
 		cmocka_unit_test(a_longer_silence_is_the_blackout),
 		cmocka_unit_test(moves_a_paused_vm_paused),
 		cmocka_unit_test(moves_under_writes),

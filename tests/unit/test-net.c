@@ -37,15 +37,20 @@ struct fixture {
 	struct guest guest;
 };
 
-static void open_net(struct fixture *f, bool incoming)
+static void open_net_as(struct fixture *f, bool incoming, const uint8_t mac[6])
 {
 	int fds[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
 	f->wire = fds[0];
-	assert_int_equal(gw_net_new_on(fds[1], "net0", test_mac, incoming, &f->fake->host, &f->vd, NULL), 0);
+	assert_int_equal(gw_net_new_on(fds[1], "net0", mac, incoming, &f->fake->host, &f->vd, NULL), 0);
 	assert_int_equal(gw_virtio_pci_attach(f->vd, f->fake->pci, SLOT, NULL), 0);
 	f->dev = gw_virtio_device(f->vd);
+}
+
+static void open_net(struct fixture *f, bool incoming)
+{
+	open_net_as(f, incoming, test_mac);
 }
 
 static int setup(void **state)
@@ -350,6 +355,171 @@ static void state_goes_over(void **state)
 	assert_int_equal(len, HDR + 77);
 }
 
+struct gathered {
+	unsigned count;
+	size_t len[300];
+	uint8_t data[300][HDR + 100];
+};
+
+static void gather(void *arg, unsigned device, const void *data, size_t len)
+{
+	struct gathered *got = arg;
+
+	assert_int_equal(device, 5);
+	assert_true(got->count < ARRAY_SIZE(got->len) && len <= sizeof(got->data[0]));
+	got->len[got->count] = len;
+	memcpy(got->data[got->count++], data, len);
+}
+
+/* What comes to a stopped guest is taken from the tap; elsewhere the guest gets it first, as far as it gives buffers. */
+static void packets_follow_a_guest(void **state)
+{
+	static struct gathered got;
+	static uint8_t large[70000];
+	const struct gw_packet_sink sink = { gather, &got, 5 };
+	struct fixture *f = *state;
+	struct guest *g = &f->guest;
+	uint32_t len;
+
+	assert_true(guest_start(g, f->fake, SLOT, NO_TSO));
+	give_buffers(f, 0, 3, 2048);
+	/* One that runs keeps its own. */
+	f->dev.ops->drain(f->dev.self, &sink);
+	f->dev.ops->quiesce(f->dev.self);
+	f->dev.ops->drain(f->dev.self, &sink);
+	assert_int_equal(got.count, 0);
+	for (unsigned i = 0; i < 70; i++)
+		to_wire(f, HDR + i, (uint8_t)i);
+	/* One that is stopped takes none. */
+	f->dev.ops->deliver(f->dev.self, large, HDR + 60);
+	f->dev.ops->drain(f->dev.self, &sink);
+	assert_int_equal(got.count, 70);
+	to_wire(f, HDR + 99, 99);
+	f->dev.ops->resume(f->dev.self);
+	f->dev.ops->deliver(f->dev.self, large, HDR - 1);
+	f->dev.ops->deliver(f->dev.self, large, sizeof(large));
+	assert_true(guest_used(g, 0, NULL, &len));
+	assert_int_equal(len, HDR + 99);
+	for (unsigned i = 0; i < got.count; i++)
+		f->dev.ops->deliver(f->dev.self, got.data[i], got.len[i]);
+	for (unsigned i = 0; i < 70; i++) {
+		if (i >= 2)
+			give_buffers(f, i % 40, 1, 2048);
+		assert_true(guest_used(g, 0, NULL, &len));
+		assert_int_equal(len, HDR + i);
+	}
+	/* What waits is bounded, and a reset forgets it. */
+	for (unsigned i = 0; i < 40; i++)
+		f->dev.ops->deliver(f->dev.self, large, 65536);
+	f->dev.ops->reset(f->dev.self);
+	assert_true(guest_start(g, f->fake, SLOT, NO_TSO));
+	give_buffers(f, 0, 1, 2048);
+	to_wire(f, HDR + 77, 4);
+	assert_true(guest_used(g, 0, NULL, &len));
+	assert_int_equal(len, HDR + 77);
+}
+
+/* Its state goes over to a device with another address, as a clone's if so wanted. */
+static void transplant(struct fixture *f, const uint8_t mac[6], bool clone)
+{
+	struct gw_state_writer *w;
+	struct gw_state_reader *r;
+	gw_autobuf buf = GW_BUF_INIT;
+	struct gw_error err = GW_ERROR_INIT;
+
+	f->dev.ops->quiesce(f->dev.self);
+	assert_int_equal(gw_state_writer_new(&w), 0);
+	assert_int_equal(f->dev.ops->save(f->dev.self, w, &err), 0);
+	assert_int_equal(gw_state_finish(w, &buf), 0);
+	gw_state_writer_free(w);
+	f->dev.ops->free(f->dev.self);
+	close(f->wire);
+	open_net_as(f, true, mac);
+	assert_int_equal(gw_state_reader_new(buf.data, buf.len, &r, &err), 0);
+	assert_int_equal(f->dev.ops->load(f->dev.self, r, &err), 0);
+	gw_state_reader_free(r);
+	if (clone)
+		f->dev.ops->clone(f->dev.self);
+	f->dev.ops->resume(f->dev.self);
+}
+
+/* What the guest sends from `from` leaves as if from `seen`; what comes for `seen` is for `from`. */
+static void check_address(struct fixture *f, const uint8_t from[6], const uint8_t seen[6])
+{
+	struct guest *g = &f->guest;
+	const struct guest_buf bufs[] = { { DATA(0), HDR + 9, false }, { DATA(1), 1000, false } };
+	uint8_t packet[2048] = { 0 }, *p = guest_ptr(g, DATA(0), HDR + 9);
+	uint32_t len;
+
+	memset(p, 0, HDR + 9);
+	memcpy(p + HDR + 6, from, 3);
+	memset(guest_ptr(g, DATA(1), 1000), 'x', 1000);
+	memcpy(guest_ptr(g, DATA(1), 3), from + 3, 3);
+	guest_add(g, 1, bufs, 2);
+	guest_kick(g, 1);
+	assert_int_equal(from_wire(f, packet, sizeof(packet)), HDR + 1009);
+	assert_memory_equal(packet + HDR + 6, seen, 6);
+	assert_int_equal(packet[HDR + 12], 'x');
+	assert_int_equal(packet[HDR + 1008], 'x');
+	/* Its own memory is as it was. */
+	assert_memory_equal(p + HDR + 6, from, 3);
+	assert_true(guest_used(g, 1, NULL, NULL));
+	give_buffers(f, 4, 1, 2048);
+	memset(packet, 0, HDR);
+	memcpy(packet + HDR, seen, 6);
+	assert_int_equal(send(f->wire, packet, HDR + 200, 0), HDR + 200);
+	assert_true(guest_used(g, 0, NULL, &len));
+	assert_int_equal(len, HDR + 200);
+	assert_memory_equal(guest_ptr(g, DATA(4) + HDR, 6), from, 6);
+}
+
+static const uint8_t first_mac[6] = { 2, 0, 0, 0, 0, 1 }, second_mac[6] = { 2, 0, 0, 0, 0, 2 };
+
+/* The guest keeps what it knows, whatever becomes of its clone; to the outside it has what this VM is configured to have. */
+static void a_clone_has_an_address_of_its_own(void **state)
+{
+	struct fixture *f = *state;
+	struct guest *g = &f->guest;
+	uint8_t frame[2048];
+
+	assert_true(guest_start(g, f->fake, SLOT, NO_TSO));
+	check_address(f, test_mac, test_mac);
+	transplant(f, first_mac, true);
+	check_address(f, test_mac, first_mac);
+	assert_memory_equal(((uint64_t[]){ guest_config_read(g, 0, 8) }), test_mac, 6);
+	f->dev.ops->announce(f->dev.self);
+	assert_int_equal(from_wire(f, frame, sizeof(frame)), HDR + 60);
+	assert_memory_equal(frame + HDR + 6, first_mac, 6);
+	/* It moves, and is cloned itself. */
+	transplant(f, first_mac, false);
+	check_address(f, test_mac, first_mac);
+	transplant(f, second_mac, true);
+	check_address(f, test_mac, second_mac);
+	/* A clone that is configured as the guest knows it needs no other. */
+	transplant(f, test_mac, true);
+	check_address(f, test_mac, test_mac);
+}
+
+static void a_driver_that_starts_anew_reads_it(void **state)
+{
+	struct fixture *f = *state;
+	struct guest *g = &f->guest;
+
+	assert_true(guest_start(g, f->fake, SLOT, NO_TSO));
+	transplant(f, first_mac, true);
+	guest_reset(g);
+	assert_true(guest_start(g, f->fake, SLOT, NO_TSO));
+	assert_memory_equal(((uint64_t[]){ guest_config_read(g, 0, 8) }), first_mac, 6);
+	check_address(f, first_mac, first_mac);
+	/* Or takes one of its choice, also outside. */
+	transplant(f, second_mac, true);
+	check_address(f, first_mac, second_mac);
+	assert_int_equal(control(g, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, first_mac, 6), VIRTIO_NET_OK);
+	check_address(f, first_mac, second_mac);
+	assert_int_equal(control(g, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, test_mac, 6), VIRTIO_NET_OK);
+	check_address(f, test_mac, test_mac);
+}
+
 static bool link_down(void *arg)
 {
 	return !(guest_config_read(arg, 6, 2) & VIRTIO_NET_S_LINK_UP);
@@ -463,7 +633,10 @@ int main(void)
 		T(a_starved_guest_catches_up),
 		T(control_commands),
 		T(arrival_is_announced),
+		T(packets_follow_a_guest),
 		T(state_goes_over),
+		T(a_clone_has_an_address_of_its_own),
+		T(a_driver_that_starts_anew_reads_it),
 		T(a_deleted_tap_is_a_link_down),
 		T(a_queueless_guest_is_harmless),
 		T(taps_that_are_not_there),

@@ -137,6 +137,15 @@ static void who_had_answers_is_waited_for_on_arrival(void **state)
 	assert_int_equal(gw_talk_unanswered(), 0);
 }
 
+static uint64_t resumed(uint64_t from)
+{
+	uint64_t answered;
+
+	while (!gw_talk_resumed(from, &answered))
+		usleep(1000);
+	return answered;
+}
+
 /* An arrived VM that answers others owes the collector nothing. */
 static void who_waits_for_nothing_is_not_waited_for_long(void **state)
 {
@@ -149,8 +158,70 @@ static void who_waits_for_nothing_is_not_waited_for_long(void **state)
 		packet(&(struct packet){ 3, 1, UDP, 0, 514, 514, 100, false });
 	packet(&question);
 	packet(&answer);
-	assert_true(gw_talk_resumed(from) > 0);
+	assert_true(resumed(from) > 0);
 	assert_int_equal(gw_talk_longest(), 0);
+}
+
+/* Where a VM answers by data its TCP's acknowledgement is no answer, at the destination neither; where it only takes data it is. */
+static void acknowledgements_are_answers_to_uploads_only(void **state)
+{
+	static const struct packet data = { 2, 1, TCP, ACK, 5000, 6379, 59, false }, ack = { 1, 2, TCP, ACK, 6379, 5000, 0, false },
+				   reply = { 1, 2, TCP, ACK, 6379, 5000, 5, false };
+
+	packet(&data);
+	packet(&ack);
+	assert_int_equal(gw_talk_unanswered(), 0);
+	packet(&data);
+	packet(&reply);
+	packet(&data);
+	packet(&ack);
+	assert_true(gw_talk_unanswered() > 0);
+	packet(&reply);
+	assert_int_equal(gw_talk_unanswered(), 0);
+	arrive_after_answers();
+	packet(&data);
+	packet(&ack);
+	assert_true(gw_talk_unanswered() > 0);
+	packet(&reply);
+	assert_int_equal(gw_talk_unanswered(), 0);
+	/* Mostly sent some. */
+	for (unsigned i = 0; i < 200; i++)
+		packet(&data);
+	packet(&ack);
+	assert_int_equal(gw_talk_unanswered(), 0);
+}
+
+/* What the VM has heard where it was, and not answered yet. */
+static void a_question_moves_along(void **state)
+{
+	static const struct packet data = { 2, 1, TCP, ACK, 5000, 6379, 59, false }, reply = { 1, 2, TCP, ACK, 6379, 5000, 5, false };
+	uint64_t from, told;
+
+	packet(&data);
+	packet(&reply);
+	packet(&data);
+	packet(&question);
+	packet(&answer);
+	arrive_after_answers();
+	assert_true(gw_talk_unanswered() > 0);
+	packet(&question);
+	packet(&answer);
+	from = gw_now_ns();
+	assert_false(gw_talk_resumed(from, &told));
+	packet(&reply);
+	told = resumed(from);
+	assert_true(told >= from);
+	assert_int_equal(gw_talk_unanswered(), 0);
+}
+
+static void who_repeats_is_known(void **state)
+{
+	uint8_t f[GW_TALK_HEAD];
+
+	assert_true(gw_talk_repeats(f, make(&(struct packet){ 2, 1, TCP, ACK, 5000, 6379, 59, false }, f)));
+	assert_true(gw_talk_repeats(f, make(&(struct packet){ 2, 1, TCP, SYN, 5000, 6379, 0, true }, f)));
+	assert_false(gw_talk_repeats(f, make(&question, f)));
+	assert_false(gw_talk_repeats(f, 13));
 }
 
 static void an_answer_to_another_is_none(void **state)
@@ -191,11 +262,12 @@ static void bare_acknowledgements_ask_for_nothing(void **state)
 		assert_int_equal(gw_talk_unanswered(), 0);
 		packet(&(struct packet){ 2, 1, TCP, PUSH, 5000, 22, 1, v6 });
 		assert_true(gw_talk_unanswered() > 0);
-		packet(&(struct packet){ 1, 2, TCP, ACK, 22, 5000, 0, v6 });
+		packet(&(struct packet){ 1, 2, TCP, PUSH, 22, 5000, 1, v6 });
 		assert_int_equal(gw_talk_unanswered(), 0);
 		packet(&(struct packet){ 2, 1, TCP, SYN, 5000, 22, 0, v6 });
 		assert_true(gw_talk_unanswered() > 0);
-		packet(&(struct packet){ 1, 2, TCP, ACK, 22, 5000, 0, v6 });
+		packet(&(struct packet){ 1, 2, TCP, SYN | ACK, 22, 5000, 0, v6 });
+		assert_int_equal(gw_talk_unanswered(), 0);
 	}
 }
 
@@ -299,7 +371,7 @@ static void all_who_asked_are_waited_for(void **state)
 	for (unsigned i = 0; i < 20; i++)
 		packet(&other_question);
 	assert_int_equal(pthread_create(&t, NULL, arrive, &a), 0);
-	told = gw_talk_resumed(from);
+	told = resumed(from);
 	pthread_join(t, NULL);
 	assert_in_range(told, a.before_ns, a.after_ns);
 	assert_true(gw_talk_longest() >= 19 * GW_NS_PER_MS);
@@ -312,11 +384,11 @@ static void nobody_is_not_waited_for_long(void **state)
 	packet(&question);
 	packet(&answer);
 	arrive_after_answers();
-	assert_int_equal(gw_talk_resumed(from), 0);
+	assert_int_equal(resumed(from), 0);
 	assert_true(gw_now_ns() >= from + 100 * GW_NS_PER_MS);
 	from = gw_now_ns();
 	ask_times(4);
-	assert_int_equal(gw_talk_resumed(from), 0);
+	assert_int_equal(resumed(from), 0);
 	assert_true(gw_now_ns() >= from + 400 * GW_NS_PER_MS);
 }
 
@@ -352,6 +424,9 @@ int main(void)
 		T(who_never_answers_is_not_waited_for),
 		T(who_had_answers_is_waited_for_on_arrival),
 		T(who_waits_for_nothing_is_not_waited_for_long),
+		T(acknowledgements_are_answers_to_uploads_only),
+		T(a_question_moves_along),
+		T(who_repeats_is_known),
 		T(an_answer_to_another_is_none),
 		T(what_may_be_answers_asks_for_nothing),
 		T(bare_acknowledgements_ask_for_nothing),
