@@ -80,7 +80,8 @@ static int ask(struct gw_cli *cli, Godwit__CloneRequest *clone, struct gw_error 
 
 	if (r < 0)
 		return r;
-	clone->passphrase = secret.passphrase;
+	clone->passphrase = secret.passphrase ?: (char *)"";
+	clone->fingerprint = gw_cli_fingerprint(&secret);
 	req.op_case = GODWIT__AGENT_REQUEST__OP_CLONE;
 	req.clone = clone;
 	r = gw_cli_connect(cli, &c, err);

@@ -6,8 +6,13 @@
 #include "agent/cli-repo.h"
 #include "agent/cli.h"
 
-/* The repository's passphrase, from where the command line or the environment says, or typed. *ret is to be released. */
+/*
+ * The repository's passphrase, from where the command line or the environment says, or typed; none with a fingerprint alone: the agent then opens it by its
+ * host's key. *ret is to be released.
+ */
 int gw_cli_snapshot_secret(const struct gw_cli *cli, const char *url, struct gw_cli_secret *ret, struct gw_error *err);
+/* For the agent; empty: none. Lives as long as `s`. */
+ProtobufCBinaryData gw_cli_fingerprint(struct gw_cli_secret *s);
 /* "NAME" or "NAME@GENERATION": cuts off the latter; 0 without one. */
 int gw_cli_split_generation(char *name, uint64_t *generation, struct gw_error *err);
 

@@ -13,9 +13,20 @@
 
 int gw_cli_snapshot_secret(const struct gw_cli *cli, const char *url, struct gw_cli_secret *ret, struct gw_error *err)
 {
-	const struct gw_cli_secret_from from = { .passphrase_file = cli->passphrase_file ?: getenv("GODWIT_REPO_PASSPHRASE_FILE") };
+	const struct gw_cli_secret_from from = {
+		.passphrase_file = cli->passphrase_file ?: getenv("GODWIT_REPO_PASSPHRASE_FILE"),
+		.fingerprint = cli->fingerprint,
+	};
 
-	return gw_cli_secret_read(&from, "Passphrase", url, false, ret, err);
+	if (from.passphrase_file || !from.fingerprint)
+		return gw_cli_secret_read(&from, "Passphrase", url, false, ret, err);
+	memset(ret, 0, sizeof(*ret));
+	return gw_cli_secret_expect(ret, from.fingerprint, err);
+}
+
+ProtobufCBinaryData gw_cli_fingerprint(struct gw_cli_secret *s)
+{
+	return (ProtobufCBinaryData){ s->secret.fingerprint ? sizeof(s->fingerprint) : 0, s->fingerprint };
 }
 
 static void format_line(const Godwit__SaveProgress *p, char *out, size_t size)
@@ -84,7 +95,8 @@ static int save(struct gw_cli *cli, bool keep, struct gw_error *err)
 	gw_progress_init(&p, cli);
 	s.name = (char *)cli->args[0];
 	s.url = (char *)cli->to;
-	s.passphrase = secret.passphrase;
+	s.passphrase = secret.passphrase ?: (char *)"";
+	s.fingerprint = gw_cli_fingerprint(&secret);
 	s.snapshot = (char *)(cli->snapshot ?: "");
 	s.live = keep || cli->live;
 	s.keep = keep;
@@ -162,7 +174,8 @@ int gw_cli_resume_snapshot(struct gw_cli *cli, struct gw_error *err)
 		return r;
 	resume.snapshot = name;
 	resume.url = (char *)cli->from;
-	resume.passphrase = secret.passphrase;
+	resume.passphrase = secret.passphrase ?: (char *)"";
+	resume.fingerprint = gw_cli_fingerprint(&secret);
 	resume.host = (char *)(cli->on ?: "");
 	resume.force = cli->force;
 	resume.paused = cli->paused;

@@ -60,6 +60,7 @@ enum {
 	OPT_SAVE_DOWNTIME,
 	OPT_SAVE_DETACH,
 	OPT_RESUME_FORCE,
+	OPT_FINGERPRINT,
 	OPT_PREFIX,
 	OPT_DISK,
 };
@@ -99,6 +100,7 @@ static const struct argp_option all_options[] = {
 	{ "live", OPT_LIVE, NULL, 0, "Copy its memory while it runs; it stands still for the rest only", 0 },
 	{ "paused", OPT_PAUSED, NULL, 0, "It does not run before 'godwit resume VM'", 0 },
 	{ "passphrase-file", OPT_PASSPHRASE_FILE, "FILE", 0, "Has the repository's passphrase; '-' is standard input (default $GODWIT_REPO_PASSPHRASE_FILE)", 0 },
+	{ "fingerprint", OPT_FINGERPRINT, "HEX", 0, "Only the repository of this fingerprint; without a passphrase the host's own key opens it", 0 },
 	{ "downtime", OPT_SAVE_DOWNTIME, "MS", 0, "How long the VM may stand still, about (default 300)", 0 },
 	{ "detach", OPT_SAVE_DETACH, NULL, 0, "Return once it is under way", 0 },
 	{ "name", OPT_PREFIX, "PREFIX", 0, "They are named PREFIX-1, PREFIX-2, ... (default: the name of the VM that was saved)", 0 },
@@ -110,10 +112,10 @@ static const int stop_options[] = { OPT_FORCE, OPT_STOP_TIMEOUT, 0 };
 static const int list_options[] = { OPT_ALL, 0 };
 static const int move_options[] = { OPT_DOWNTIME,  OPT_MOVE_TIMEOUT, OPT_POLICY, OPT_CHANNELS, OPT_BANDWIDTH,
 				    OPT_DETACH,    OPT_DIGEST,       OPT_CLEAR,  0 };
-static const int suspend_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_LIVE, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_SAVE_DETACH, 0 };
-static const int snapshot_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_SAVE_DETACH, 0 };
-static const int resume_options[] = { OPT_FROM, OPT_ON, OPT_PAUSED, OPT_RESUME_FORCE, OPT_PASSPHRASE_FILE, 0 };
-static const int clone_options[] = { OPT_FROM, OPT_PREFIX, OPT_ON, OPT_DISK, OPT_PAUSED, OPT_PASSPHRASE_FILE, 0 };
+static const int suspend_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_LIVE, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, 0 };
+static const int snapshot_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, 0 };
+static const int resume_options[] = { OPT_FROM, OPT_ON, OPT_PAUSED, OPT_RESUME_FORCE, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
+static const int clone_options[] = { OPT_FROM, OPT_PREFIX, OPT_ON, OPT_DISK, OPT_PAUSED, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
 static const int resolve_options[] = { OPT_HERE, OPT_THERE, 0 };
 static const int balloon_options[] = { OPT_TARGET, 0 };
 static const int share_options[] = { OPT_VM, OPT_DOMAIN, OPT_WATCH, 0 };
@@ -283,6 +285,9 @@ static error_t parse_value(struct gw_cli *c, int key, char *arg, struct argp_sta
 		return 0;
 	case OPT_PASSPHRASE_FILE:
 		c->passphrase_file = arg;
+		return 0;
+	case OPT_FINGERPRINT:
+		c->fingerprint = arg;
 		return 0;
 	case OPT_DOWNTIME:
 	case OPT_SAVE_DOWNTIME:

@@ -40,7 +40,7 @@ struct gw_cli {
 	uint64_t timeout_ms, downtime_ms, bandwidth, channels, last, days, target;
 	int policy;
 	const char *dir, *out, *vm, *domain;
-	const char *to, *from, *on, *snapshot, *passphrase_file;
+	const char *to, *from, *on, *snapshot, *passphrase_file, *fingerprint;
 	const char *dns[GW_CLI_MAX_ARGS];
 	const char *ip[GW_CLI_MAX_ARGS];
 	const char *disks[GW_CLI_MAX_ARGS]; /* NAME=PATH */

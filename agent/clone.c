@@ -163,7 +163,7 @@ int gw_clone(struct gw_agent *a, const Godwit__CloneRequest *req, gw_clone_fn *f
 	if (req->count < 1 || req->count > GW_CLONES_MAX)
 		return gw_error_set(err, ERANGE, "%u clones: 1 to %d are made at a time", req->count, GW_CLONES_MAX);
 	s->req = req;
-	r = gw_restore_open(&s->from, a, req->url, req->passphrase, req->snapshot, req->generation, err) ?: prepare(s, err);
+	r = gw_restore_open(&s->from, a, req->url, req->passphrase, &req->fingerprint, req->snapshot, req->generation, err) ?: prepare(s, err);
 	p.count = req->count;
 	for (; r == 0 && *made < req->count; *made += r == 0) {
 		p.made = *made;

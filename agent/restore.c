@@ -18,15 +18,15 @@
 /* From the hand-over until the VM runs: manifest, device state, and the pages that loading it touches. */
 #define RUN_TIMEOUT (120 * GW_NS_PER_SEC)
 
-int gw_restore_open(struct gw_restore *s, struct gw_agent *a, const char *url, const char *passphrase, const char *snapshot, uint64_t generation,
-		    struct gw_error *err)
+int gw_restore_open(struct gw_restore *s, struct gw_agent *a, const char *url, const char *passphrase, const ProtobufCBinaryData *fingerprint,
+		    const char *snapshot, uint64_t generation, struct gw_error *err)
 {
 	int r;
 
 	memset(s, 0, sizeof(*s));
 	s->a = a;
 	s->url = url;
-	r = gw_snapshot_repo(url, passphrase, &s->repo, err) ?: gw_snap_open(s->repo, snapshot, generation, &s->snap, err);
+	r = gw_snapshot_repo(a, url, passphrase, fingerprint, &s->repo, err) ?: gw_snap_open(s->repo, snapshot, generation, &s->snap, err);
 	if (r < 0)
 		return r;
 	s->info = gw_snap_info(s->snap);

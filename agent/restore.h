@@ -21,8 +21,8 @@ struct gw_restore {
 };
 
 /* To be released in every case. `generation` 0: the latest. */
-int gw_restore_open(struct gw_restore *s, struct gw_agent *a, const char *url, const char *passphrase, const char *snapshot, uint64_t generation,
-		    struct gw_error *err);
+int gw_restore_open(struct gw_restore *s, struct gw_agent *a, const char *url, const char *passphrase, const ProtobufCBinaryData *fingerprint,
+		    const char *snapshot, uint64_t generation, struct gw_error *err);
 void gw_restore_release(struct gw_restore *s);
 /* VMM, networks of `config`, and boot files: the guest needs them again only when it reboots, but then the very same. */
 int gw_restore_check_host(struct gw_restore *s, const Godwit__VmConfig *config, struct gw_error *err);

@@ -162,7 +162,7 @@ static void undo(struct resume *s)
 int gw_resume(struct gw_agent *a, const Godwit__ResumeRequest *req, struct gw_guest **ret, struct gw_error *err)
 {
 	struct resume s = { .req = req };
-	int r = gw_restore_open(&s.from, a, req->url, req->passphrase, req->snapshot, req->generation, err);
+	int r = gw_restore_open(&s.from, a, req->url, req->passphrase, &req->fingerprint, req->snapshot, req->generation, err);
 
 	r = r ?: find(&s, err);
 	if (r == 0) {

@@ -72,13 +72,22 @@ int gw_snapshot_about(const struct gw_snap *snap, Godwit__SnapshotAbout **ret, s
 	return r;
 }
 
-int gw_snapshot_repo(const char *url, const char *passphrase, struct gw_repo **ret, struct gw_error *err)
+int gw_snapshot_repo(const struct gw_agent *a, const char *url, const char *passphrase, const ProtobufCBinaryData *fingerprint, struct gw_repo **ret,
+		     struct gw_error *err)
 {
-	const struct gw_repo_secret secret = { .passphrase = passphrase };
+	struct gw_repo_secret secret = { .passphrase = *passphrase ? passphrase : NULL };
 
 	if (!*url)
 		return gw_error_set(err, EINVAL, "no repository is named");
-	if (!*passphrase)
-		return gw_error_set(err, EINVAL, "the passphrase of %s is needed", url);
+	if (fingerprint->len && fingerprint->len != GW_REPO_ID_LEN)
+		return gw_error_set(err, EINVAL, "a fingerprint has %u bytes, not %zu", GW_REPO_ID_LEN, fingerprint->len);
+	secret.fingerprint = fingerprint->len ? fingerprint->data : NULL;
+	if (!secret.passphrase) {
+		if (!secret.fingerprint)
+			return gw_error_set(err, EINVAL, "the passphrase of %s is needed, or its fingerprint if this host's key opens it", url);
+		if (!a->tls_server)
+			return gw_error_set(err, EINVAL, "this host has no key that could open %s: its configuration has no [tls]", url);
+		secret.host = SSL_CTX_get0_privatekey(a->tls_server);
+	}
 	return gw_repo_open(url, &secret, ret, err);
 }

@@ -12,7 +12,11 @@
 int gw_snapshot_describe(struct gw_guest *g, bool suspended, struct gw_buf *out, struct gw_error *err);
 /* Checked like a peer's offer: whoever has the repository's key can have written it. *ret is owned (godwit__snapshot_about__free_unpacked). */
 int gw_snapshot_about(const struct gw_snap *snap, Godwit__SnapshotAbout **ret, struct gw_error *err);
-/* By passphrase. */
-int gw_snapshot_repo(const char *url, const char *passphrase, struct gw_repo **ret, struct gw_error *err);
+/*
+ * By passphrase or, where that is empty, by the key of this host, and then only one that has the fingerprint: anybody can make a repository that a host's key
+ * opens. An empty fingerprint is none. -EKEYREJECTED, and as gw_repo_open().
+ */
+int gw_snapshot_repo(const struct gw_agent *a, const char *url, const char *passphrase, const ProtobufCBinaryData *fingerprint, struct gw_repo **ret,
+		     struct gw_error *err);
 
 #endif

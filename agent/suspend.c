@@ -116,7 +116,7 @@ static int begin(struct suspend *s, struct gw_error *err)
 {
 	gw_autobuf about = GW_BUF_INIT;
 	struct gw_repo *repo = NULL;
-	int r = gw_snapshot_repo(s->req->url, s->req->passphrase, &repo, err);
+	int r = gw_snapshot_repo(s->g->agent, s->req->url, s->req->passphrase, &s->req->fingerprint, &repo, err);
 
 	r = r ?: gw_snapshot_describe(s->g, !s->req->keep, &about, err);
 	r = r ?: check_cancelled(s, err);

@@ -28,12 +28,12 @@ class QmpError(Exception):
 
 
 class Qmp:
-    """One QMP connection; commands are answered in order, events are passed over."""
+    """One QMP connection, to (host, port) or a socket's path; commands are answered in order, events are passed over."""
 
     def __init__(self, address, deadline):
         while True:
             try:
-                self.socket = socket.create_connection(address, timeout=5)
+                self.socket = self._connect(address)
                 break
             except OSError:
                 if time.monotonic() > deadline:
@@ -43,6 +43,22 @@ class Qmp:
         self.file = self.socket.makefile("rw")
         self.file.readline()
         self("qmp_capabilities")
+
+    @staticmethod
+    def _connect(address):
+        if not isinstance(address, str):
+            return socket.create_connection(address, timeout=5)
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(5)
+        s.connect(address)
+        return s
+
+    def wait_migrated(self, patience):
+        end = time.monotonic() + patience
+        while (info := self("query-migrate")).get("status") != "completed":
+            if info.get("status") in ("failed", "cancelled") or time.monotonic() > end:
+                raise QmpError(f"migration {info.get('status')}: {info.get('error-desc', '')}")
+            time.sleep(0.005)
 
     def __call__(self, command, **arguments):
         self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
@@ -66,6 +82,7 @@ class QemuVm:
     """One QEMU process in one host, with the same guest as ours: kernel, initrd, command line, disk, tap on br0."""
 
     def __init__(self, lab, host, guest, incoming=False, tls=False, multifd=False):
+        """incoming: waits for a move, or comes from this file of save_to()."""
         self.lab, self.host, self.multifd, self.tls = lab, host, multifd, tls
         lab.sh(host, f"ip tuntap add {TAP} mode tap vnet_hdr; ip link set {TAP} master br0; ip link set {TAP} up")
         command = ["qemu-system-x86_64", "-M", "q35,accel=kvm", "-cpu", "host", "-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus),
@@ -84,7 +101,7 @@ class QemuVm:
             lab.sh(host, "mkdir -p /tmp/psk; echo qemu:" + "5a" * 32 + " > /tmp/psk/keys.psk")
             command += ["-object", f"tls-creds-psk,id=tls0,dir=/tmp/psk,{role}"]
         if incoming:
-            command += ["-incoming", "defer"]
+            command += ["-incoming", "defer" if incoming is True else f"exec:cat {incoming}"]
         lab.run(host, command)
         self.qmp = Qmp((lab.ip(host), QMP_PORT), time.monotonic() + 30)
         self._set_up(incoming)
@@ -96,8 +113,16 @@ class QemuVm:
         if self.tls:
             self.qmp("migrate-set-parameters", **{"tls-creds": "tls0"})
         self.qmp("migrate-set-parameters", **{"max-bandwidth": BANDWIDTH, "downtime-limit": 50})
-        if incoming:
+        if incoming is True:
             self.qmp("migrate-incoming", uri=f"tcp:0.0.0.0:{MOVE_PORT}")
+
+    def save_to(self, path):
+        """The VM is stopped and saved to a file of its host; returns seconds."""
+        begin = time.monotonic()
+        self.qmp("stop")
+        self.qmp("migrate", uri=f"exec:cat > {path}")
+        self.qmp.wait_migrated(300)
+        return time.monotonic() - begin
 
     def migrate_to(self, other, deadline=180):
         """Moves to `other`; returns seconds from the command to its end, and QEMU's own account of it."""

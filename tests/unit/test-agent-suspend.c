@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "agent-host.h"
+#include "agent/cli-repo.h"
+#include "lib/parse.h"
 #include "lib/util.h"
 #include "migrate/repo/repo.h"
 #include "repo-help.h"
@@ -228,11 +230,46 @@ static void the_agent_dies_meanwhile(void **state)
 	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0);
 }
 
+/* Lets the host in; its repository's fingerprint goes to `hex`. */
+static void add_host(const char *host, char hex[2 * GW_REPO_ID_LEN + 1])
+{
+	struct gw_repo_secret secret = { .passphrase = REPO_PASS }, new = { 0 };
+	const struct gw_repo_params params = { .label = host };
+	char cert[128], cn[64], name[48];
+	struct gw_repo *repo;
+
+	snprintf(cert, sizeof(cert), "%s/pki/%s.crt", lab.dir, host);
+	assert_int_equal(gw_cli_public_key_read(cert, &new.host, cn, NULL), 0);
+	assert_int_equal(gw_repo_open(url, &secret, &repo, NULL), 0);
+	assert_int_equal(gw_repo_add_key(repo, &new, &params, name, NULL), 0);
+	gw_format_hex(gw_repo_fingerprint(repo), GW_REPO_ID_LEN, hex);
+	gw_repo_free(repo);
+	EVP_PKEY_free(new.host);
+}
+
+static void hosts_open_it_by_their_own_keys(void **state)
+{
+	char out[2048], hex[2 * GW_REPO_ID_LEN + 1], wrong[sizeof(hex)];
+
+	add_host("h1", hex);
+	memcpy(wrong, hex, sizeof(wrong));
+	wrong[0] = hex[0] == '0' ? '1' : '0';
+	check(agent_cli(&lab, 0, out, sizeof(out), "suspend v --to %s --fingerprint %s", url, wrong) == 9);
+	check(agent_cli(&lab, 0, out, sizeof(out), "suspend v --to %s --fingerprint 12", url) == 1 && strstr(out, "no fingerprint"));
+	check(agent_wait_state(&lab, 0, "v", "running"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "suspend v --to %s --fingerprint %s", url, hex) == 0);
+	check(agent_cli(&lab, 1, out, sizeof(out), "resume v --from %s --fingerprint %s", url, hex) == 9);
+	add_host("h2", hex);
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v --on h2 --from %s --fingerprint %s", url, hex) == 0);
+	check(agent_wait_state(&lab, 1, "v", "running") && agent_wait_state(&lab, 0, "v", "moved"));
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(suspends_and_resumes_here, begin, end),
 		cmocka_unit_test_setup_teardown(another_host_asks_for_it, begin, end),
+		cmocka_unit_test_setup_teardown(hosts_open_it_by_their_own_keys, begin, end),
 		cmocka_unit_test_setup_teardown(nobody_is_asked, begin, end),
 		cmocka_unit_test_setup_teardown(a_snapshot_goes_on, begin, end),
 		cmocka_unit_test_setup_teardown(cancelled_it_runs_on, begin, end),

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench/run suspend [--quick] [--rounds N] [--only lab|native]
+
+Suspending to a repository and resuming, beside QEMU in the same run (its migration to a file, and -incoming from it).
+
+lab: a Linux guest of 512 MiB with 300 MiB that do not compress is suspended on a host and resumed there, with Godwit (encrypted, to a directory) and with QEMU (clear,
+to a file) in turn; then Godwit's with 2 GiB. "first tick" is from the command to the first answer that a client outside gets. Then two small guests of one image
+are suspended, and one of them twice; and one of 512 MiB is cloned, once and eight times, on a host that shares memory.
+native: 2 GiB of RAM, 1.8 GiB of it random, to a directory and to an S3 server (Ceph's gateway), against QEMU without a guest whose RAM is the same, to a file; and memory
+that is touched page by page after a resume, against the same bytes read eagerly.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from bench_move import _Hosts, _Shape, inside_network
+from cluster import TOP, Cluster, Guest, SharedDisk
+from gwbench import report, stats
+from gwbench.qemu import Qmp, QemuVm
+from labtest import GUEST_IP, Lab, Probe, guest, wait_for
+
+HOST = "h1"
+TOUCHED_MIB = 300
+URL = "file:///srv/repo"
+
+
+class FirstAnswer:
+    """Asks a guest's heartbeat every 2 ms from now on; seconds() is how long after this the first answer came."""
+
+    def __init__(self, ip=GUEST_IP):
+        self.ip, self.began, self.came = ip, time.monotonic(), None
+        self.thread = threading.Thread(target=self._ask, daemon=True)
+        self.thread.start()
+
+    def _ask(self):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.settimeout(0.002)
+            while self.came is None:
+                try:
+                    s.sendto(bytes(16), (self.ip, 7000))
+                    s.recv(2048)
+                    self.came = time.monotonic()
+                except OSError:
+                    time.sleep(0.001)
+
+    def seconds(self):
+        wait_for(lambda: self.came, "the guest answers", poll=0.002)
+        return self.came - self.began
+
+
+# ---- lab ----
+
+class Godwit:
+    """The host's agent, and a repository in a directory that its own key opens."""
+
+    def __init__(self, lab, build, share=False):
+        self.lab = lab
+        self.cluster = Cluster(lab, hosts=(HOST,), bin=build, share=share)
+        lab.sh(HOST, f"rm -rf /srv/repo; echo of a bench > /tmp/pass; godwit repo init {URL} --passphrase-file /tmp/pass > /tmp/made && "
+                     f"godwit repo key add {URL} --passphrase-file /tmp/pass --cert /etc/godwit/{HOST}.crt")
+        fingerprint = lab.sh(HOST, "sed -n 's/^fingerprint *//p' /tmp/made").stdout.strip()
+        self.key = ("--fingerprint", fingerprint)
+
+    def start(self, vm):
+        self.cluster.create(HOST, vm.vm_file())
+        self.cluster.godwit(HOST, "start", vm.name)
+
+    def save(self, vm):
+        begin = time.monotonic()
+        done = self.cluster.godwit(HOST, "suspend", vm.name, "--to", URL, *self.key, "--json")
+        return time.monotonic() - begin, json.loads(done.stdout.splitlines()[-1])["result"]
+
+    def resume(self, vm):
+        """Seconds to the first answer and to all of its memory."""
+        first = FirstAnswer(vm.ip)
+        self.cluster.godwit(HOST, "resume", vm.name, "--from", URL, *self.key)
+        tick = first.seconds()
+        wait_for(lambda: self.cluster.show(HOST, vm.name)["load"]["phase"] == "done", "all of its memory is here", poll=0.1)
+        return tick, time.monotonic() - first.began
+
+    def one(self, vm):
+        self.start(vm)
+        warm(self.lab, vm)
+        save_s, told = self.save(vm)
+        tick_s, resident_s = self.resume(vm)
+        check(self.lab, vm)
+        self.cluster.remove(vm.name)
+        return {"save_s": save_s, "first_tick_s": tick_s, "resident_s": resident_s, "stored_bytes": told["stored_bytes"]}
+
+
+class Qemu:
+    STATE = "/srv/qemu-state"
+
+    def __init__(self, lab, cluster):
+        self.lab, self.hosts = lab, _Hosts(lab, cluster)
+
+    def one(self, vm):
+        source = QemuVm(self.hosts, HOST, _Shape(vm))
+        try:
+            warm(self.lab, vm)
+            save_s = source.save_to(self.STATE)
+        finally:
+            source.end()
+        size = int(self.lab.sh(HOST, f"stat -c %s {self.STATE}").stdout)
+        first = FirstAnswer(vm.ip)
+        again = QemuVm(self.hosts, HOST, _Shape(vm), incoming=self.STATE)
+        try:
+            tick_s = first.seconds()
+            check(self.lab, vm)
+        finally:
+            again.end()
+            self.lab.sh(HOST, f"rm {self.STATE}")
+        return {"save_s": save_s, "first_tick_s": tick_s, "resident_s": tick_s, "stored_bytes": size}
+
+
+def warm(lab, vm):
+    """The guest answers, and its memory is filled."""
+    Probe(lab, vm.ip).wait_ready().kill()
+    check(lab, vm)
+
+
+def check(lab, vm):
+    faultless, verdict = lab.check_workload(vm.ip)
+    if not faultless:
+        raise RuntimeError(verdict)
+
+
+def paired(lab, godwit, rounds):
+    sides = {"godwit": godwit, "qemu": Qemu(lab, godwit.cluster)}
+    seen = {name: {} for name in sides}
+    small = Guest(lab, hosts=(HOST,), name="bench", memory_mib=512, jobs=f"heartbeat,dirty:0:{TOUCHED_MIB}")
+    large = Guest(lab, hosts=(HOST,), name="large", memory_mib=2048, jobs=f"heartbeat,dirty:0:{TOUCHED_MIB}")
+    for _ in range(rounds):
+        for name, side, vm in (("godwit", godwit, small), ("qemu", sides["qemu"], small), ("large", godwit, large)):
+            figures = side.one(vm)
+            print(f"  {name:8} save {figures['save_s']:6.2f} s  first tick {figures['first_tick_s'] * 1000:6.0f} ms  resident {figures['resident_s']:6.2f} s  "
+                  f"{figures['stored_bytes'] / 1e6:6.1f} MB", flush=True)
+            for key, value in figures.items():
+                seen.setdefault(name, {}).setdefault(key, []).append(value)
+    return seen
+
+
+def images(lab, godwit):
+    """What a second VM of one image stores, and the first when it is suspended again."""
+    disks = [SharedDisk(lab, image=guest("rootfs"), port=10830 + i) for i in range(2)]
+    try:
+        vms = [Guest(lab, hosts=(HOST,), name=f"image{i}", memory_mib=256, jobs="heartbeat,redis", disk=disks[i].uri, root="/dev/vda", ip=f"10.77.0.{110 + i}",
+                     mac=f"52:54:00:77:01:{i:02x}") for i in range(2)]
+        stored = []
+        for vm in vms:
+            godwit.start(vm)
+            Probe(lab, vm.ip).wait_ready().kill()
+            stored.append(godwit.save(vm)[1]["stored_bytes"])
+        godwit.resume(vms[0])
+        again = godwit.save(vms[0])[1]["stored_bytes"]
+        for vm in vms:
+            godwit.cluster.godwit(HOST, "rm", vm.name, check=False)
+        return {"first_stored_bytes": stored[0], "second_vm_stored_bytes": stored[1], "second_vm_stored": round(stored[1] / stored[0], 3),
+                "second_suspend_stored_bytes": again}
+    finally:
+        for disk in disks:
+            disk.close()
+
+
+def memory(lab):
+    """Bytes that VMMs and the page store have, each page counted once."""
+    script = "for p in $(pidof godwit-vmm godwit-ksmd); do cat /proc/$p/smaps_rollup; done | awk '/^Pss:/ { sum += $2 } END { print sum }'"
+    return int(lab.sh(HOST, script).stdout) << 10
+
+
+def clones(lab, godwit, count, deadline_s=600):
+    """Memory of so many, once all of theirs is there and no more comes to be shared; seconds until all run."""
+    names = [f"clone-{i + 1}" for i in range(count)]
+    begin = time.monotonic()
+    godwit.cluster.godwit(HOST, "clone", "origin", count, "--name", "clone", "--from", URL, *godwit.key)
+    took = time.monotonic() - begin
+    wait_for(lambda: all(godwit.cluster.show(HOST, name)["load"]["phase"] == "done" for name in names), "all of their memory is here", poll=1)
+    least, since = memory(lab), time.monotonic()
+    while time.monotonic() - since < 30 and time.monotonic() - begin < deadline_s:
+        time.sleep(2)
+        now = memory(lab)
+        if now < least * 0.99:
+            since = time.monotonic()
+        least = min(least, now)
+    for name in names:
+        godwit.cluster.remove(name)
+    return least, took
+
+
+def run_clones(lab, build):
+    godwit = Godwit(lab, build, share=True)
+    vm = Guest(lab, hosts=(HOST,), name="origin", memory_mib=512, jobs=f"heartbeat,dirty:0:{TOUCHED_MIB}")
+    godwit.start(vm)
+    warm(lab, vm)
+    godwit.save(vm)
+    one, _ = clones(lab, godwit, 1)
+    eight, took = clones(lab, godwit, 8)
+    print(f"  clones   one {one / 1e6:.0f} MB, eight {eight / 1e6:.0f} MB, made in {took:.1f} s", flush=True)
+    return {"clone_bytes": one, "clone8_bytes": eight, "clone8_memory_ratio": round(eight / one, 3), "clones_per_s": round(8 / took, 2)}
+
+
+def run_lab(rounds, build):
+    guest("rootfs")
+    with Lab(hosts=1, memory="6144M", with_qemu=True) as lab, inside_network(lab):
+        lab.put(HOST, *build.iterdir(), "/usr/bin")
+        godwit = Godwit(lab, build)
+        seen = paired(lab, godwit, rounds)
+        result = {name: {key: stats.summary(values) for key, values in figures.items()} for name, figures in seen.items()}
+        for name, key in (("first_tick_ratio", "first_tick_s"), ("save_ratio", "save_s")):
+            result[name] = stats.paired_ratio(seen["godwit"][key], seen["qemu"][key])
+        result["first_tick_size_ratio"] = stats.paired_ratio(seen["large"]["first_tick_s"], seen["godwit"]["first_tick_s"])
+        result["save_rate_ratio"] = round(1 / result["save_ratio"], 3)
+        return {**result, **images(lab, godwit), **run_clones(lab, build)}
+
+
+# ---- native ----
+
+RAM_MIB, FILLED_MIB = 2048, 1843
+
+
+class NativeQemu:
+    """QEMU without a guest, whose RAM is a file with what it is to save."""
+
+    def __init__(self, work):
+        self.work = work
+        self.ram = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else work, f"godwit-bench-{os.getpid()}")
+        with open(self.ram, "wb") as f:
+            for _ in range(FILLED_MIB):
+                f.write(os.urandom(1 << 20))
+            f.truncate(RAM_MIB << 20)
+
+    def save(self):
+        """Until what it wrote is on the disk, as a suspended VM must be."""
+        qmp, state = Path(self.work, "qmp"), Path(self.work, "state")
+        command = ["qemu-system-x86_64", "-M", "q35,accel=tcg,memory-backend=m0", "-m", f"{RAM_MIB}M", "-nodefaults", "-display", "none", "-S", "-object",
+                   f"memory-backend-file,id=m0,size={RAM_MIB}M,mem-path={self.ram},share=on", "-qmp", f"unix:{qmp},server=on,wait=off"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+            try:
+                control = Qmp(str(qmp), time.monotonic() + 30)
+                control("migrate-set-parameters", **{"max-bandwidth": 100 << 30})
+                begin = time.monotonic()
+                control("migrate", uri=f"exec:cat > {state}; sync {state}")
+                control.wait_migrated(300)
+                with open(state, "rb") as f:
+                    os.fsync(f.fileno())
+                took = time.monotonic() - begin
+                control("quit")
+                control.close()
+            finally:
+                process.kill()
+        state.unlink()
+        qmp.unlink(missing_ok=True)
+        return took
+
+    def close(self):
+        self.ram.unlink()
+
+
+def godwit_native(url, environment=None, kind="random"):
+    done = subprocess.run([TOP / "build/bench/tests/bench-suspend", "--kind", kind, "--fill", str(FILLED_MIB), url, str(RAM_MIB)], stdout=subprocess.PIPE, check=True,
+                          stderr=subprocess.DEVNULL, env={**os.environ, **(environment or {})}, text=True)
+    return json.loads(done.stdout)
+
+
+def run_native(rounds):
+    subprocess.run(["make", "-s", "-C", TOP, "BENCH=1", "build/bench/tests/bench-suspend"], check=True)
+    ours, s3, theirs = [], [], []
+    with tempfile.TemporaryDirectory(prefix="godwit-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")) as work:
+        qemu = NativeQemu(work)
+        try:
+            for _ in range(rounds):
+                ours.append(godwit_native(f"file://{work}/repo"))
+                shutil.rmtree(f"{work}/repo")
+                theirs.append(qemu.save())
+                print(f"  native   save {ours[-1]['save_s']:.2f} s, QEMU {theirs[-1]:.2f} s; lazy {ours[-1]['lazy_touch_s']:.2f} s, eager {ours[-1]['eager_s']:.2f} s", flush=True)
+        finally:
+            qemu.close()
+    import rgw
+    rgw.install()
+    with rgw.Server() as server:
+        for i in range(rounds):
+            url = f"s3://bench/run-{i}?endpoint={server.url}"
+            s3.append(godwit_native(url, server.environment))
+            print(f"  S3       save {s3[-1]['save_s']:.2f} s; lazy {s3[-1]['lazy_touch_s']:.2f} s, eager {s3[-1]['eager_s']:.2f} s", flush=True)
+
+    def medians(runs):
+        return {key: stats.summary([run[key] for run in runs]) for key in runs[0]}
+    written = FILLED_MIB / 20 * (1 << 20)
+    return {"directory": medians(ours), "s3": medians(s3), "qemu_save_s": stats.summary(theirs),
+            "save_ratio": stats.paired_ratio(theirs, [run["save_s"] for run in ours]),
+            "save_gb_per_s": round(FILLED_MIB * (1 << 20) / 1e9 / stats.summary([run["save_s"] for run in ours])["median"], 3),
+            "lazy_touch_ratio": stats.paired_ratio([run["eager_s"] for run in ours], [run["lazy_touch_s"] for run in ours]),
+            "lazy_touch_ratio_s3": stats.paired_ratio([run["eager_s"] for run in s3], [run["lazy_touch_s"] for run in s3]),
+            "second_suspend_extra": round(stats.summary([run["save_5_percent_stored_bytes"] for run in ours])["median"] / written, 3)}
+
+
+def run(arguments):
+    p = argparse.ArgumentParser(prog="bench/run suspend", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--quick", action="store_true", help="1 round instead of 3")
+    p.add_argument("--rounds", type=int)
+    p.add_argument("--only", choices=("lab", "native"))
+    args = p.parse_args(arguments)
+    rounds = args.rounds or (1 if args.quick else 3)
+    build = TOP / "build/bench/bin"
+    subprocess.run(["make", "-s", "-C", TOP, "BENCH=1", "all"], check=True)
+    result, ok = {}, True
+    if args.only != "lab":
+        result["native"] = n = run_native(rounds)
+        ok = ok and n["save_ratio"] >= 1.0 and n["lazy_touch_ratio"] >= 0.7 and n["second_suspend_extra"] <= 1.05
+        report.print_table("Natively, ratios", ("save rate over QEMU's", "lazy over eager", "the same, S3", "stored over written", "GB/s"),
+                           [(n["save_ratio"], n["lazy_touch_ratio"], n["lazy_touch_ratio_s3"], n["second_suspend_extra"], n["save_gb_per_s"])])
+    if args.only != "native":
+        result["lab"] = s = run_lab(rounds, build)
+        ok = ok and s["first_tick_ratio"] <= 0.2 and s["first_tick_size_ratio"] <= 1.5 and s["save_rate_ratio"] >= 2 and s["second_vm_stored"] <= 0.25 and s["clone8_memory_ratio"] <= 1.3
+        report.print_table("In the lab, medians [lowest to highest]", ("side", "save s", "first tick s", "resident s", "stored bytes"),
+                           [(name, *(f"{s[name][key]['median']:,.2f} [{s[name][key]['min']:,.2f} to {s[name][key]['max']:,.2f}]"
+                                     for key in ("save_s", "first_tick_s", "resident_s", "stored_bytes"))) for name in ("godwit", "qemu", "large")])
+        report.print_table("Godwit over QEMU", ("first tick", "2 GiB over 512 MiB", "save rate", "second VM stores", "8 clones over 1"),
+                           [(s["first_tick_ratio"], s["first_tick_size_ratio"], s["save_rate_ratio"], s["second_vm_stored"], s["clone8_memory_ratio"])])
+    return {"ok": ok, **result}

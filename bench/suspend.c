@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Saving RAM to a repository and bringing it back, natively: bench-suspend [--kind random|text] [--workers N] [--fill MIB] URL MIB. Of MIB of RAM so much
+ * is filled (all; the rest is zero), with what does not compress or with what programs' memory is like. Makes the repository in an empty URL. The figures go
+ * to stderr for people, and as one JSON object to stdout; "save" ends when the snapshot is durable.
+ */
+#include <getopt.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/clock.h"
+#include "lib/ram/ram.h"
+#include "lib/util.h"
+#include "migrate/lazy.h"
+#include "migrate/repo/snap.h"
+#include "migrate/repo/writer.h"
+
+#define READERS 2u /* as many as this bench's machine has processors: what is read eagerly has them all */
+
+static void die_of(const struct gw_error *err)
+{
+	fprintf(stderr, "bench-suspend: %s\n", gw_error_text(err));
+	exit(1);
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+	uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+	return z ^ (z >> 31);
+}
+
+/* Random, or words of a small vocabulary. */
+static void fill(uint8_t *memory, size_t len, bool text)
+{
+	uint64_t state = 1;
+
+	for (size_t i = 0; i < len; i += 8) {
+		uint64_t v = next_random(&state);
+
+		if (text)
+			v = (v & 0xff) * 0x1003f1000307ull + (v >> 60);
+		memcpy(memory + i, &v, 8);
+	}
+}
+
+struct bench {
+	struct gw_repo *repo;
+	struct gw_ram *ram;
+	uint64_t pages, filled; /* of RAM; of them not zero, from the first on */
+	unsigned workers;
+	bool comma;
+};
+
+/* One figure, in seconds and MB/s, or in bytes. */
+static void tell(struct bench *b, const char *name, double value)
+{
+	printf("%s\"%s\": %.6f", b->comma ? ", " : "{", name, value);
+	b->comma = true;
+}
+
+static void tell_time(struct bench *b, const char *name, uint64_t begin, uint64_t bytes)
+{
+	double s = (double)(gw_now_ns() - begin) / 1e9;
+	char key[48];
+
+	snprintf(key, sizeof(key), "%s_s", name);
+	tell(b, key, s);
+	if (bytes)
+		fprintf(stderr, "%-22s %8.3f s %8.0f MB/s\n", name, s, (double)bytes / 1e6 / s);
+	else
+		fprintf(stderr, "%-22s %8.3f s\n", name, s);
+}
+
+static uint8_t *memory(const struct bench *b)
+{
+	return gw_ram_page(b->ram, 0);
+}
+
+/* `parent`: all is kept but so many pages, which are changed. */
+static void save(struct bench *b, const char *what, struct gw_snap *parent, uint64_t changed)
+{
+	const struct gw_snap_region region = { 0, b->pages * GW_PAGE_SIZE };
+	const struct gw_snap_writer_params params = { .name = "bench", .regions = &region, .nregions = 1, .workers = b->workers, .parent = parent };
+	struct gw_error err = GW_ERROR_INIT;
+	uint64_t begin = gw_now_ns(), state = 7;
+	struct gw_snap_progress p;
+	struct gw_snap_writer *w;
+	char key[48];
+
+	if (gw_snap_writer_new(b->repo, &params, &w, &err) < 0)
+		die_of(&err);
+	if (parent)
+		gw_snap_writer_keep(w, 0, b->pages);
+	for (uint64_t i = 0; i < b->pages && !parent; i += 512)
+		gw_snap_writer_pages(w, i, GW_MIN(b->pages - i, 512ull), memory(b) + i * GW_PAGE_SIZE);
+	for (uint64_t i = 0; i < changed; i++) {
+		uint64_t page = next_random(&state) % b->filled;
+
+		memset(memory(b) + page * GW_PAGE_SIZE, (int)(i % 255), 100);
+		memcpy(memory(b) + page * GW_PAGE_SIZE + 8, &i, sizeof(i));
+		gw_snap_writer_pages(w, page, 1, memory(b) + page * GW_PAGE_SIZE);
+	}
+	if (gw_snap_writer_commit(w, NULL, &err) < 0)
+		die_of(&err);
+	gw_snap_writer_progress(w, &p);
+	tell_time(b, what, begin, b->filled * GW_PAGE_SIZE);
+	snprintf(key, sizeof(key), "%s_stored_bytes", what);
+	tell(b, key, (double)p.put_bytes);
+	fprintf(stderr, "%-22s %8.1f MiB stored\n", "", (double)p.put_bytes / 1048576);
+	gw_snap_writer_free(w);
+}
+
+struct part {
+	pthread_t thread;
+	struct gw_snap *snap;
+	uint64_t first, count;
+	uint8_t *into;
+};
+
+static void *read_part(void *arg)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	struct part *p = arg;
+
+	if (gw_snap_read(p->snap, p->first, p->count, p->into, &err) < 0)
+		die_of(&err);
+	return NULL;
+}
+
+/* All bytes, by all processors, with nobody who waits for one of them. */
+static void read_eagerly(struct bench *b, struct gw_snap *s)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	struct part parts[READERS];
+	struct gw_ram *copy;
+	uint64_t begin;
+
+	if (gw_ram_new(b->pages * GW_PAGE_SIZE, b->pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &copy, &err) < 0)
+		die_of(&err);
+	begin = gw_now_ns();
+	for (unsigned i = 0; i < READERS; i++) {
+		uint64_t first = b->filled * i / READERS, end = b->filled * (i + 1) / READERS;
+
+		parts[i] = (struct part){ .snap = s, .first = first, .count = end - first, .into = gw_ram_page(copy, first) };
+		if (pthread_create(&parts[i].thread, NULL, read_part, &parts[i]) != 0)
+			exit(1);
+	}
+	for (unsigned i = 0; i < READERS; i++)
+		pthread_join(parts[i].thread, NULL);
+	tell_time(b, "eager", begin, b->filled * GW_PAGE_SIZE);
+	if (memcmp(gw_ram_page(copy, 0), memory(b), b->filled * GW_PAGE_SIZE) != 0)
+		exit(3);
+	gw_ram_free(copy);
+}
+
+/* As a VM is resumed: from the opening to the first page that somebody waits for; then each page is touched, one after the other. */
+static void touch_lazily(struct bench *b)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	struct gw_lazy_stats st;
+	struct gw_lazy *lazy;
+	struct gw_ram *copy;
+	struct gw_snap *s;
+	uint64_t begin = gw_now_ns(), touch, sum = 0;
+	const volatile uint8_t *p;
+
+	if (gw_ram_new(b->pages * GW_PAGE_SIZE, b->pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &copy, &err) < 0 ||
+	    gw_snap_open(b->repo, "bench", 0, &s, &err) < 0 || gw_lazy_new(copy, s, &lazy, &err) < 0)
+		die_of(&err);
+	p = gw_ram_page(copy, 0);
+	sum += p[b->filled / 2 * GW_PAGE_SIZE];
+	tell_time(b, "first_touch", begin, 0);
+	if (gw_lazy_background(lazy, NULL, 0) < 0)
+		exit(1);
+	touch = gw_now_ns();
+	for (uint64_t i = 0; i < b->pages; i++)
+		sum += p[i * GW_PAGE_SIZE];
+	tell_time(b, "lazy_touch", touch, b->filled * GW_PAGE_SIZE);
+	while (!gw_lazy_wait(lazy, false, gw_now_ns() + GW_NS_PER_SEC))
+		;
+	tell_time(b, "resident", begin, b->filled * GW_PAGE_SIZE);
+	gw_lazy_stats(lazy, &st);
+	fprintf(stderr, "%-22s %llu waited for, sum %llu\n", "", (unsigned long long)st.faults, (unsigned long long)sum);
+	if (memcmp((const void *)p, memory(b), b->pages * GW_PAGE_SIZE) != 0)
+		exit(3);
+	gw_lazy_free(lazy);
+	gw_snap_free(s);
+	gw_ram_free(copy);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = { { "kind", 1, NULL, 'k' }, { "workers", 1, NULL, 'w' }, { "fill", 1, NULL, 'f' }, { NULL, 0, NULL, 0 } };
+	const struct gw_repo_secret secret = { .passphrase = "of a benchmark" };
+	struct gw_error err = GW_ERROR_INIT;
+	struct bench b = { 0 };
+	struct gw_snap *s;
+	bool text = false;
+	uint64_t fill_mib = 0;
+	int o;
+
+	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (o == 'k')
+			text = strcmp(optarg, "text") == 0;
+		else if (o == 'w')
+			b.workers = (unsigned)strtoul(optarg, NULL, 10);
+		else if (o == 'f')
+			fill_mib = strtoull(optarg, NULL, 10);
+		else
+			return 2;
+	}
+	if (argc - optind != 2)
+		return 2;
+	b.pages = strtoull(argv[optind + 1], NULL, 10) * 256;
+	b.filled = fill_mib ? fill_mib * 256 : b.pages;
+	if (gw_ram_new(b.pages * GW_PAGE_SIZE, b.pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &b.ram, &err) < 0)
+		die_of(&err);
+	fill(memory(&b), b.filled * GW_PAGE_SIZE, text);
+	if (gw_repo_init(argv[optind], &secret, NULL, &err) < 0 || gw_repo_open(argv[optind], &secret, &b.repo, &err) < 0)
+		die_of(&err);
+	save(&b, "save", NULL, 0);
+	save(&b, "save_known", NULL, 0);
+	touch_lazily(&b);
+	if (gw_snap_open(b.repo, "bench", 0, &s, &err) < 0)
+		die_of(&err);
+	read_eagerly(&b, s);
+	save(&b, "save_5_percent", s, b.filled / 20);
+	gw_snap_free(s);
+	gw_repo_free(b.repo);
+	gw_ram_free(b.ram);
+	printf("}\n");
+	return 0;
+}
