@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The destination's side of a move: what it checks, when it owns, and how it ends otherwise; see move.h. */
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/log.h"
 #include "lib/util.h"
@@ -337,7 +337,7 @@ static void say_answered(struct gw_move *mv, uint64_t running_ns)
 	while (mv->vm.ops->resumed && !mv->paused && !mv->vm.ops->resumed(mv->vm.self, running_ns, &when, &longest)) {
 		more = more && take_packets(mv);
 		if (!more)
-			gw_wait_fd(mv->wake_fd, POLLIN, gw_now_ns() + LOOK_NS);
+			usleep(LOOK_NS / GW_NS_PER_US);
 	}
 	msg.after_us = when > running_ns ? (when - running_ns) / GW_NS_PER_US : 0;
 	msg.longest_us = longest / GW_NS_PER_US;
