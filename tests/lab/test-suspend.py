@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from bucket import Bucket  # noqa: E402
 from cluster import MAC, TOP, Cluster, Guest  # noqa: E402
 from labtest import GUEST_IP, PATIENCE, Probe, Tests, wait_for  # noqa: E402
 
 tests = Tests()
-URL = "file:///srv/repo"
-PASS = ("--passphrase-file", "/etc/godwit/passphrase")
+# A repository, and what opens it.
+GOLDEN = ("file:///srv/repo", "--passphrase-file", "/etc/godwit/passphrase")
 
 
 def begin(lab, failpoints="", verbose=False):
@@ -42,22 +43,24 @@ def end(cluster, probe):
         cluster.kill_agent(host)
 
 
-def save(cluster, host, command, *options):
-    done = cluster.godwit(host, command, "vm", "--to", URL, *PASS, "--json", *options)
+def save(cluster, host, command, *options, repo=GOLDEN):
+    done = cluster.godwit(host, command, "vm", "--to", *repo, "--json", *options)
     return json.loads(done.stdout.splitlines()[-1])["result"]
 
 
-def resume(cluster, host, *options, check=True):
-    return cluster.godwit(host, "resume", "vm", "--from", URL, *PASS, *options, check=check)
+def resume(cluster, host, *options, repo=GOLDEN, check=True):
+    return cluster.godwit(host, "resume", "vm", "--from", *repo, *options, check=check)
 
 
-def copy_repository(lab, source, target):
-    with tempfile.TemporaryDirectory() as work:
-        lab.sh(source, "tar cf /tmp/repo.tar -C /srv repo")
-        lab.get(source, "/tmp/repo.tar", work)
-        lab.put(target, f"{work}/repo.tar", "/tmp")
-    lab.sh(target, "rm -rf /srv/repo; tar xf /tmp/repo.tar -C /srv; rm /tmp/repo.tar")
-    lab.sh(source, "rm /tmp/repo.tar")
+def init_repository(lab, cluster, url):
+    """Hosts open it by their own keys."""
+    words = ("repo", "init", "--repo", url, "--passphrase-file", "/etc/godwit/passphrase", "--json")
+    made = json.loads(cluster.godwit("h1", *words).stdout)
+    for host in cluster.hosts:
+        certificate = lab.sh(host, f"cat /etc/godwit/{host}.crt").stdout
+        lab.sh("h1", f"cat > /tmp/{host}.crt", input=certificate)
+        cluster.godwit("h1", "repo", "key", "add", "--repo", url, "--passphrase-file", "/etc/godwit/passphrase", "--cert", f"/tmp/{host}.crt")
+    return url, "--fingerprint", made["fingerprint"]
 
 
 def answers(lab, probe):
@@ -73,23 +76,27 @@ def all_here(cluster, host):
 
 @tests.test
 def suspended_here_and_resumed_here_and_there(lab):
+    """By an S3 bucket that both hosts reach."""
     cluster, probe = begin(lab)
-    first = save(cluster, "h1", "suspend", "--live")
-    assert cluster.state("h1", "vm") == "suspended" and not lab.sh("h1", "pidof godwit-vmm", check=False).stdout.strip()
-    refused = cluster.godwit("h1", "start", "vm", check=False)
-    assert refused.returncode == 4 and "resume" in refused.stderr, refused
-    print("     " + resume(cluster, "h1").stdout.strip())
-    answers(lab, probe)
-    all_here(cluster, "h1")
-    second = save(cluster, "h1", "suspend")
-    assert second["generation"] == 2 and second["stored_bytes"] < first["stored_bytes"] / 2, (first, second)
-    copy_repository(lab, "h1", "h2")
-    print("     " + resume(cluster, "h1", "--on", "h2").stdout.strip())
-    assert cluster.running_on("vm") == ["h2"] and cluster.state("h1", "vm") == "moved"
-    answers(lab, probe)
-    # It is h2's now: the snapshot that is still on h1 must not run a second time.
-    assert resume(cluster, "h1", check=False).returncode == 4 and cluster.running_on("vm") == ["h2"]
-    all_here(cluster, "h2")
+    with Bucket(lab, cluster.hosts) as bucket:
+        repo = init_repository(lab, cluster, bucket.url)
+        first = save(cluster, "h1", "suspend", "--live", repo=repo)
+        assert cluster.state("h1", "vm") == "suspended" and not lab.sh("h1", "pidof godwit-vmm", check=False).stdout.strip()
+        refused = cluster.godwit("h1", "start", "vm", check=False)
+        assert refused.returncode == 4 and "resume" in refused.stderr, refused
+        print("     " + resume(cluster, "h1", repo=repo).stdout.strip())
+        answers(lab, probe)
+        all_here(cluster, "h1")
+        second = save(cluster, "h1", "suspend", repo=repo)
+        assert second["generation"] == 2 and second["stored_bytes"] < first["stored_bytes"] / 2, (first, second)
+        print("     " + resume(cluster, "h1", "--on", "h2", repo=repo).stdout.strip())
+        assert cluster.running_on("vm") == ["h2"] and cluster.state("h1", "vm") == "moved"
+        answers(lab, probe)
+        # It is h2's now: the snapshot must not run a second time.
+        assert resume(cluster, "h1", repo=repo, check=False).returncode == 4 and cluster.running_on("vm") == ["h2"]
+        all_here(cluster, "h2")
+        found = cluster.godwit("h1", "repo", "check", "--read-data", "--repo", repo[0], "--key-file", "/etc/godwit/h1.key", *repo[1:])
+        assert "damaged" not in found.stdout, found
     report = cluster.move("h2", "vm", "h1", "--verify-digest")
     assert report["phase"] == "done" and lab.check_workload()[0], report
     print(f"     stored {first['stored_bytes'] >> 10} KiB, then {second['stored_bytes'] >> 10} KiB; stood still {first['stopped_us'] // 1000} ms live")
@@ -112,7 +119,7 @@ def a_snapshot_goes_on(lab):
 @tests.test
 def cancelled_it_runs_on(lab):
     cluster, probe = begin(lab, failpoints="save-state=delay:8000")
-    saver = lab.background("h1", "godwit", "suspend", "vm", "--to", URL, *PASS, "--json")
+    saver = lab.background("h1", "godwit", "suspend", "vm", "--to", *GOLDEN, "--json")
     wait_for(lambda: (cluster.show("h1", "vm")["save"] or {}).get("phase") == "stop", "it stands still")
     cluster.godwit("h1", "cancel", "vm")
     out, _ = saver.process.communicate(timeout=PATIENCE)
@@ -126,7 +133,7 @@ def cancelled_it_runs_on(lab):
 @tests.test
 def a_vmm_that_is_killed_leaves_nothing_half(lab):
     cluster, probe = begin(lab, failpoints="save-state=kill")
-    done = cluster.godwit("h1", "suspend", "vm", "--to", URL, *PASS, check=False)
+    done = cluster.godwit("h1", "suspend", "vm", "--to", *GOLDEN, check=False)
     assert done.returncode != 0 and cluster.state("h1", "vm") == "crashed", done
     assert not lab.sh("h1", "find /srv/repo/snapshots -type f 2> /dev/null", check=False).stdout.strip()
     cluster.restart_agent("h1")
@@ -156,7 +163,7 @@ def clones_are_their_own(lab):
     cluster, probe = begin(lab, verbose=True)
     probe.kill()
     assert save(cluster, "h1", "snapshot")["saved"]
-    done = cluster.godwit("h1", "clone", "vm", "2", "--from", URL, *PASS, "--json")
+    done = cluster.godwit("h1", "clone", "vm", "2", "--from", *GOLDEN, "--json")
     clones = json.loads(done.stdout.splitlines()[-1])["result"]["clones"]
     macs = {c["config"]["name"]: c["config"]["nets"][0]["mac"] for c in clones}
     assert set(macs) == {"vm-1", "vm-2"} and len({MAC, *macs.values()}) == 3, clones
