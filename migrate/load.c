@@ -141,7 +141,7 @@ static int check_machine(struct gw_load *l, struct gw_error *err)
 static int hold_memory(struct gw_load *l, struct gw_error *err)
 {
 	struct gw_lazy *lazy = NULL;
-	int r = gw_pages_empty(l->vm.ram, err) ?: gw_lazy_new(l->vm.ram, l->snap, &lazy, err);
+	int r = gw_pages_empty(l->vm.ram, err) ?: gw_lazy_new(l->vm.ram, l->snap, l->p.lineage, &lazy, err);
 
 	pthread_mutex_lock(&l->lock);
 	l->lazy = lazy;
@@ -266,6 +266,7 @@ static void fetch(struct gw_load *l)
 	}
 	if (stalled)
 		set_running(l, true);
+	gw_lazy_all_here(l->lazy);
 }
 
 static void *load_main(void *arg)
