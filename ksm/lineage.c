@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "ksm/chunk.h"
 #include "lib/clock.h"
@@ -28,7 +29,7 @@ struct asking {
 
 struct gw_lineage {
 	struct gw_ram *ram;
-	uint32_t budget;
+	uint32_t budget, max_chunks;
 	pthread_mutex_t lock; /* all below, and the overlays and the session while there is one */
 	pthread_cond_t word;
 	struct gw_overlays *overlays;
@@ -44,6 +45,7 @@ int gw_lineage_new(struct gw_ram *ram, struct gw_overlays *overlays, uint32_t ma
 {
 	struct gw_lineage *l = calloc(1, sizeof(*l));
 	pthread_condattr_t attr;
+	struct rlimit files;
 
 	if (l)
 		l->mapped = calloc(gw_ram_bitmap_words(ram), sizeof(*l->mapped));
@@ -55,6 +57,8 @@ int gw_lineage_new(struct gw_ram *ram, struct gw_overlays *overlays, uint32_t ma
 	l->overlays = overlays;
 	/* The rest is for what is found equal later, and what splits. */
 	l->budget = mappings - mappings / 4;
+	/* The process has other uses for descriptors. */
+	l->max_chunks = getrlimit(RLIMIT_NOFILE, &files) == 0 ? (uint32_t)GW_MIN(files.rlim_cur / 2, (rlim_t)GW_OVERLAYS_MAX_CHUNKS) : 0;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -154,7 +158,8 @@ void gw_lineage_adopted(struct gw_lineage *l, uint32_t chunk, bool adopted)
 /* With the lock held. */
 static bool ready(const struct gw_lineage *l)
 {
-	return l->session && gw_session_has_names(l->session) && gw_now_ns() >= l->not_before_ns;
+	return l->session && gw_session_has_names(l->session) && gw_now_ns() >= l->not_before_ns &&
+	       gw_overlays_chunks(l->overlays) < l->max_chunks;
 }
 
 bool gw_lineage_ready(struct gw_lineage *l)
