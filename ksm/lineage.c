@@ -12,7 +12,8 @@
 #include "lib/clock.h"
 #include "lib/util.h"
 
-#define PATIENCE_NS (GW_NS_PER_SEC / 2)
+#define PATIENCE_NS GW_NS_PER_SEC
+#define URGENT_NS (GW_NS_PER_SEC / 2)
 #define FIRST_PAUSE_NS (2 * GW_NS_PER_SEC)
 #define LONGEST_PAUSE_NS (60 * GW_NS_PER_SEC)
 
@@ -173,9 +174,9 @@ bool gw_lineage_ready(struct gw_lineage *l)
 }
 
 /* With the lock held. */
-static int await(struct gw_lineage *l, struct asking *a)
+static int await(struct gw_lineage *l, struct asking *a, uint64_t patience_ns)
 {
-	uint64_t until = gw_now_ns() + PATIENCE_NS;
+	uint64_t until = gw_now_ns() + patience_ns;
 	struct timespec ts = { (time_t)(until / GW_NS_PER_SEC), (long)(until % GW_NS_PER_SEC) };
 	struct asking **p = &l->asking;
 
@@ -200,7 +201,7 @@ static int await(struct gw_lineage *l, struct asking *a)
 
 /* ---- the loader ---- */
 
-unsigned gw_lineage_find(struct gw_lineage *l, const struct gw_share_find *names, unsigned count, struct gw_lineage_found *ret)
+unsigned gw_lineage_find(struct gw_lineage *l, const struct gw_share_find *names, unsigned count, bool urgent, struct gw_lineage_found *ret)
 {
 	struct asking a = { .type = GW_SHARE_FIND, .asked = count, .found = ret };
 	int r = -EPIPE;
@@ -210,7 +211,7 @@ unsigned gw_lineage_find(struct gw_lineage *l, const struct gw_share_find *names
 	if (ready(l))
 		r = gw_session_find(l->session, a.number, names, count);
 	if (r == 0)
-		r = await(l, &a);
+		r = await(l, &a, urgent ? URGENT_NS : PATIENCE_NS);
 	pthread_mutex_unlock(&l->lock);
 	return r == 0 ? a.count : 0;
 }
@@ -273,11 +274,11 @@ int gw_lineage_offer(struct gw_lineage *l, const void *bytes, const struct gw_sh
 		r = gw_session_offer(l->session, a.number, names);
 		if (r < 0)
 			gw_overlays_drop(l->overlays, a.number);
-		else
-			r = await(l, &a);
+		else if (chunk)
+			r = await(l, &a, PATIENCE_NS);
 	}
 	pthread_mutex_unlock(&l->lock);
-	if (r == 0)
+	if (r == 0 && chunk)
 		*chunk = a.number;
 	return r;
 }

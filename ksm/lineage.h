@@ -9,8 +9,8 @@
  * Names are hints: another VM of the domain may have given them to anything. With each comes a proof that its giver made; the loader checks that
  * over the bytes, which cannot change any more, before anybody sees them. What names and proofs are made of is the loader's business alone.
  *
- * The store is never waited for: a daemon that is gone is not asked, one that does not answer within half a second is not asked again for some seconds,
- * then for longer. When memory is here the sharer's passes begin, the first of which reports what was mapped, too, so that equal pages of other
+ * The store is never waited for: a daemon that is gone is not asked, one that does not answer within a second, or half of one when the VM waits, is not asked again for some
+ * seconds, then for longer. When memory is here the sharer's passes begin, the first of which reports what was mapped, too, so that equal pages of other
  * origin are shared.
  */
 #ifndef GW_KSM_LINEAGE_H
@@ -37,14 +37,14 @@ struct gw_lineage_found {
 
 /* The store can be asked now. */
 bool gw_lineage_ready(struct gw_lineage *l);
-/* Which of up to GW_SHARE_MAX_FIND names are there: how many, to `ret`, which has room for all. */
-unsigned gw_lineage_find(struct gw_lineage *l, const struct gw_share_find *names, unsigned count, struct gw_lineage_found *ret);
+/* Which of up to GW_SHARE_MAX_FIND names are there: how many, to `ret`, which has room for all. `urgent`: somebody waits for the page. */
+unsigned gw_lineage_find(struct gw_lineage *l, const struct gw_share_find *names, unsigned count, bool urgent, struct gw_lineage_found *ret);
 /* Slots of a chunk, read-only; NULL: no memory. To be given back. */
 const uint8_t *gw_lineage_view(struct gw_lineage *l, uint32_t chunk, uint32_t slot, uint32_t count);
 void gw_lineage_unview(const uint8_t *view, uint32_t count);
 /*
  * Makes a chunk of up to GW_SHARE_CHUNK_PAGES pages and offers it. 0: *chunk is the store's. -EEXIST: it does not want it, most likely since it has
- * those names by now; -ETIMEDOUT, -EPIPE and others: there is no store to speak of.
+ * those names by now; -ETIMEDOUT, -EPIPE and others: there is no store to speak of. `chunk` NULL: nothing is to be mapped, and no answer waited for.
  */
 int gw_lineage_offer(struct gw_lineage *l, const void *bytes, const struct gw_share_named *names, unsigned count, uint32_t *chunk);
 /*

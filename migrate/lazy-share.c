@@ -119,9 +119,9 @@ static unsigned run_length(const struct gw_lazy_share *s, const struct gw_lineag
 }
 
 /* Asks for pages from..to-1 of the work, whose names are known, and maps what is right. How many the store said it had. */
-static unsigned find(struct gw_lazy_share *s, unsigned from, unsigned to)
+static unsigned find(struct gw_lazy_share *s, unsigned from, unsigned to, bool urgent)
 {
-	unsigned n = gw_lineage_find(s->l->lineage, s->ask + from, to - from, s->found), k;
+	unsigned n = gw_lineage_find(s->l->lineage, s->ask + from, to - from, urgent, s->found), k;
 
 	for (unsigned i = 0; i < n; i++)
 		s->found[i].index += from;
@@ -170,7 +170,7 @@ void gw_lazy_share_find(struct gw_lazy_share *s, struct gw_lazy_work *work)
 	spread(s, work);
 	for (unsigned i = 0; i < s->count; i++)
 		s->ask[i].name = gw_naming_name(s->naming, s->page[i]);
-	if (find(s, 0, s->count) > 0)
+	if (find(s, 0, s->count, work->fault) > 0)
 		keep_rest(s, work);
 }
 
@@ -227,7 +227,7 @@ static int settle(struct gw_lazy_share *s, unsigned from, unsigned to, uint32_t 
 static int settle_known(struct gw_lazy_share *s, unsigned from, unsigned to)
 {
 	memset(s->done + from, false, (to - from) * sizeof(s->done[0]));
-	find(s, from, to);
+	find(s, from, to, false);
 	for (unsigned i = from; i < to; i++)
 		s->done[i] = !s->done[i];
 	return settle(s, from, to, GW_OVERLAYS_NONE);
@@ -276,10 +276,9 @@ void gw_lazy_gift_free(struct gw_lazy *l)
 static void offer(struct gw_lazy *l)
 {
 	struct gw_lazy_gift *g = l->gift;
-	uint32_t chunk;
 
 	if (g->count > 0)
-		(void)gw_lineage_offer(l->lineage, g->pages, g->names, g->count, &chunk);
+		(void)gw_lineage_offer(l->lineage, g->pages, g->names, g->count, NULL);
 	g->count = 0;
 }
 
