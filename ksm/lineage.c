@@ -35,6 +35,7 @@ struct gw_lineage {
 	pthread_cond_t word;
 	struct gw_overlays *overlays;
 	struct gw_session *session;
+	bool known; /* whether there is one */
 	struct asking *asking;
 	uint32_t next_cookie;
 	uint64_t pause_ns, not_before_ns; /* after one that was not answered */
@@ -86,6 +87,8 @@ void gw_lineage_begin(struct gw_lineage *l, struct gw_session *session)
 	pthread_mutex_lock(&l->lock);
 	gw_session_set_lineage(session, l);
 	l->session = session;
+	l->known = true;
+	pthread_cond_broadcast(&l->word);
 	pthread_mutex_unlock(&l->lock);
 }
 
@@ -101,6 +104,8 @@ void gw_lineage_end(struct gw_lineage *l)
 	if (l->session)
 		gw_session_set_lineage(l->session, NULL);
 	l->session = NULL;
+	l->known = true;
+	pthread_cond_broadcast(&l->word);
 	for (struct asking *a = l->asking; a; a = a->next)
 		answer(l, a, -EPIPE);
 	pthread_mutex_unlock(&l->lock);
@@ -156,6 +161,22 @@ void gw_lineage_adopted(struct gw_lineage *l, uint32_t chunk, bool adopted)
 		answer(l, a, adopted ? 0 : -EEXIST);
 }
 
+static struct timespec to_timespec(uint64_t ns)
+{
+	return (struct timespec){ (time_t)(ns / GW_NS_PER_SEC), (long)(ns % GW_NS_PER_SEC) };
+}
+
+void gw_lineage_await(struct gw_lineage *l)
+{
+	uint64_t until = gw_now_ns() + URGENT_NS;
+	const struct timespec ts = to_timespec(until);
+
+	pthread_mutex_lock(&l->lock);
+	while (!l->known && gw_now_ns() < until)
+		pthread_cond_timedwait(&l->word, &l->lock, &ts);
+	pthread_mutex_unlock(&l->lock);
+}
+
 /* With the lock held. */
 static bool ready(const struct gw_lineage *l)
 {
@@ -177,7 +198,7 @@ bool gw_lineage_ready(struct gw_lineage *l)
 static int await(struct gw_lineage *l, struct asking *a, uint64_t patience_ns)
 {
 	uint64_t until = gw_now_ns() + patience_ns;
-	struct timespec ts = { (time_t)(until / GW_NS_PER_SEC), (long)(until % GW_NS_PER_SEC) };
+	const struct timespec ts = to_timespec(until);
 	struct asking **p = &l->asking;
 
 	a->next = l->asking;

@@ -35,6 +35,8 @@ struct gw_lineage_found {
 
 /* The loader's; any thread. */
 
+/* Returns when it is known whether there is a session, or after half a second. */
+void gw_lineage_await(struct gw_lineage *l);
 /* The store can be asked now. */
 bool gw_lineage_ready(struct gw_lineage *l);
 /* Which of up to GW_SHARE_MAX_FIND names are there: how many, to `ret`, which has room for all. `urgent`: somebody waits for the page. */
