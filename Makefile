@@ -66,7 +66,7 @@ obj = $(patsubst %.c,$(OBJ)/%.o,$(1))
 BASE_OBJ := $(call obj,$(SRC_lib) $(SRC_proto)) $(GEN_C:$(GEN)/%.c=$(OBJ)/gen/%.o)
 VMM_OBJ := $(BASE_OBJ) $(call obj,$(SRC_ksm) $(SRC_migrate) $(SRC_vmm))
 KSMD_OBJ := $(BASE_OBJ) $(call obj,$(SRC_ksm))
-AGENT_OBJ := $(BASE_OBJ) $(call obj,$(SRC_migrate) $(SRC_agent))
+AGENT_OBJ := $(BASE_OBJ) $(call obj,$(SRC_ksm) $(SRC_migrate) $(SRC_agent))
 TEST_OBJ := $(sort $(VMM_OBJ) $(AGENT_OBJ))
 
 PROGRAMS := $(if $(wildcard vmm/main.c),$(BIN)/godwit-vmm) $(if $(wildcard agent/godwitd.c),$(BIN)/godwitd) \

@@ -54,7 +54,7 @@ static json_t *vm_json(const Godwit__VmShareInfo *vm)
 		const struct measure m[] = {
 			{ "godwit_share_memory_bytes", pages(s->pages), 1 },
 			{ "godwit_share_zero_bytes", pages(s->zero_pages), 1 },
-			{ "godwit_share_lineage_bytes", 0, 1 },
+			{ "godwit_share_lineage_bytes", pages(s->lineage_pages), 1 },
 			{ "godwit_share_shared_bytes", pages(s->shared_pages), 1 },
 			{ "godwit_share_broken_bytes", pages(s->broken_pages), 1 },
 			{ "godwit_share_stored_bytes", c ? pages(c->stored_pages) : 0, known },
@@ -116,7 +116,7 @@ static json_t *domain_json(const Godwit__DomainShareInfo *d)
 	const struct measure m[] = {
 		{ "godwit_share_vms", d->vms, 1 },
 		{ "godwit_share_zero_bytes", s.zero, 1 },
-		{ "godwit_share_lineage_bytes", 0, 1 },
+		{ "godwit_share_lineage_bytes", pages(d->lineage_pages), 1 },
 		{ "godwit_share_sharing_bytes", s.sharing, known },
 		{ "godwit_share_stored_bytes", s.stored, known },
 		{ "godwit_share_saved_bytes", s.saved, known },
@@ -174,7 +174,7 @@ static void domain_row(struct gw_table *t, const Godwit__DomainShareInfo *d)
 	gw_table_cell(t, "%s", d->domain);
 	gw_table_cell(t, "%u", d->vms);
 	size_cell(t, s.zero, true);
-	size_cell(t, 0, true);
+	size_cell(t, pages(d->lineage_pages), true);
 	size_cell(t, s.sharing, known);
 	size_cell(t, s.stored, known);
 	size_cell(t, s.saved, known);
@@ -194,7 +194,7 @@ static void vm_row(struct gw_table *t, const Godwit__VmShareInfo *vm)
 	gw_table_cell(t, "%s", vm->vm);
 	gw_table_cell(t, "%s", vm->domain);
 	size_cell(t, pages(s->zero_pages), known);
-	size_cell(t, 0, known);
+	size_cell(t, pages(s->lineage_pages), known);
 	size_cell(t, pages(s->shared_pages), known);
 	size_cell(t, pages(s->broken_pages), known);
 	size_cell(t, known && vm->client ? vm_profit(s, vm->client) : 0, known && vm->client);

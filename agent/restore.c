@@ -9,6 +9,7 @@
 #include "agent/intake.h"
 #include "agent/net.h"
 #include "agent/run.h"
+#include "agent/share.h"
 #include "agent/snapshot.h"
 #include "agent/vmconfig.h"
 #include "agent/vmmctl.h"
@@ -158,6 +159,8 @@ int gw_restore_bring(const struct gw_restore *s, struct gw_guest *g, bool paused
 
 	r = r ?: gw_intake_wait_vmm(g, err);
 	r = r ?: gw_intake_check_features(g, s->about->vm->features, err);
+	if (r == 0)
+		gw_sharing_before_load(g);
 	r = r ?: hand_over(s, g, paused, err);
 	return r ?: wait_running(g, err);
 }

@@ -94,6 +94,8 @@ static int add_guest(const struct query *q, struct gw_guest *g)
 			/* Not more than it has, whatever a VMM that was taken over says. */
 			if (g->share.status)
 				d->zero_pages += GW_MIN(g->share.status->zero_pages, g->record->config->memory / GW_PAGE_SIZE);
+			if (g->share.status)
+				d->lineage_pages += GW_MIN(g->share.status->lineage_pages, g->record->config->memory / GW_PAGE_SIZE);
 			d->metadata_bytes += g->share.status ? g->share.status->metadata_bytes : 0;
 		}
 	}

@@ -177,6 +177,27 @@ static void attach(void *arg)
 	free(at);
 }
 
+void gw_sharing_before_load(struct gw_guest *g)
+{
+	struct attach *at = malloc(sizeof(*at));
+	bool may;
+
+	if (!at)
+		return;
+	pthread_mutex_lock(&g->lock);
+	may = g->agent->conf->share && g->record->config->share == GODWIT__VM_SHARE__SHARE_TENANT && g->watched && !g->share.attaching;
+	if (may) {
+		*at = (struct attach){ gw_guest_ref(g), g->pid };
+		g->share.session = 0;
+		g->share.attaching = true;
+	}
+	pthread_mutex_unlock(&g->lock);
+	if (may)
+		attach(at);
+	else
+		free(at);
+}
+
 /* With g->lock held: whether the VM is to share and may be given a session. A VM that moves is not: it has one, or will. */
 static bool wants_locked(const struct gw_guest *g)
 {

@@ -24,6 +24,8 @@ void gw_sharing_free(struct gw_sharing *s);
 
 /* By the watcher of a guest, often. `ask`: also asks the VMM how its sharing stands. */
 void gw_sharing_check(struct gw_guest *g, bool ask);
+/* Its VMM waits for a snapshot to load: it is given a session before, so that it can map what the store has of it. Should that fail it loads without. */
+void gw_sharing_before_load(struct gw_guest *g);
 /* Its VMM is dead. With g->lock held. */
 void gw_sharing_ended_locked(struct gw_guest *g);
 

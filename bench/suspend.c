@@ -170,7 +170,7 @@ static void touch_lazily(struct bench *b)
 	const volatile uint8_t *p;
 
 	if (gw_ram_new(b->pages * GW_PAGE_SIZE, b->pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &copy, &err) < 0 ||
-	    gw_snap_open(b->repo, "bench", 0, &s, &err) < 0 || gw_lazy_new(copy, s, &lazy, &err) < 0)
+	    gw_snap_open(b->repo, "bench", 0, &s, &err) < 0 || gw_lazy_new(copy, s, NULL, &lazy, &err) < 0)
 		die_of(&err);
 	p = gw_ram_page(copy, 0);
 	sum += p[b->filled / 2 * GW_PAGE_SIZE];

@@ -134,6 +134,7 @@ void gw_chunk_unref(struct gw_chunk *c)
 	gw_closep(&c->fd);
 	free(c->slot);
 	free(c->digest);
+	free(c->name);
 	free(c->waiter);
 	free(c->told);
 	free(c);
@@ -144,5 +145,6 @@ uint64_t gw_chunk_metadata(const struct gw_chunk *c)
 	unsigned slots = c->sealed ? c->slots : GW_SHARE_CHUNK_PAGES;
 
 	return sizeof(*c) + slots * sizeof(*c->slot) + (c->digest ? (uint64_t)slots * sizeof(*c->digest) : 0) +
+	       (c->name ? (uint64_t)slots * sizeof(*c->name) : 0) +
 	       c->cap_waiters * sizeof(*c->waiter) + c->ntold * sizeof(*c->told);
 }

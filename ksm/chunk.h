@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A chunk: a memfd of up to GW_SHARE_CHUNK_PAGES pages. The daemon alone fills it; once sealed it never changes again, for anybody, and only
- * then may its descriptor leave the process (invariant 5). What a client brings back after a restart must be sealed as well.
+ * A chunk: a memfd of up to GW_SHARE_CHUNK_PAGES pages. Who has made it fills it alone, mostly the daemon; once sealed it never changes again, for
+ * anybody, and only then may its descriptor leave the process (invariant 5). So what a client brings must be sealed as well.
  */
 #ifndef GW_KSM_CHUNK_H
 #define GW_KSM_CHUNK_H
@@ -44,6 +44,7 @@ struct gw_chunk {
 	ino_t ino;
 	struct gw_chunk_slot *slot;
 	uint8_t (*digest)[GW_CHUNK_DIGEST_LEN]; /* NULL, or of the first `digested` slots */
+	struct gw_share_named *name;            /* NULL, or of each slot */
 
 	/* The store's. */
 	uint32_t number;

@@ -5,16 +5,15 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 
 #include "ksm/server.h"
+#include "lib/limits.h"
 #include "lib/log.h"
 #include "lib/parse.h"
 #include "lib/util.h"
 
 /* A descriptor a chunk: as many as the kernel allows at all by default. */
-#define WANT_FILES (1u << 20)
 
 const char *argp_program_version = "godwit-ksmd 0.1.0";
 
@@ -65,23 +64,6 @@ static const struct argp argp = {
 	.parser = parse_option,
 	.doc = "The page store of a Godwit host: keeps the pages that VMs of one sharing domain have in common.",
 };
-
-static void raise_files(void)
-{
-	struct rlimit lim;
-
-	if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
-		return;
-	if (lim.rlim_max < WANT_FILES) {
-		struct rlimit more = { WANT_FILES, WANT_FILES };
-
-		/* Only with the privilege to. */
-		if (setrlimit(RLIMIT_NOFILE, &more) == 0)
-			return;
-	}
-	lim.rlim_cur = lim.rlim_max;
-	(void)setrlimit(RLIMIT_NOFILE, &lim);
-}
 
 static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void *arg)
 {
@@ -140,7 +122,7 @@ int main(int argc, char **argv)
 	gw_log_init("godwit-ksmd", NULL, o.debug ? GW_LOG_DEBUG : GW_LOG_INFO);
 	/* Tables that grow are mapped and moved by the kernel, and go back to it at once; without this glibc raises the threshold. */
 	mallopt(M_MMAP_THRESHOLD, 128 << 10);
-	raise_files();
+	gw_raise_open_files();
 	if (run(&o, &err) < 0) {
 		gw_error_log("%s", gw_error_text(&err));
 		return 1;

@@ -28,6 +28,7 @@ static const struct {
 	[GW_SHARE_REMAP] = { sizeof(struct gw_share_remap), 1, GW_SHARE_MAX_RUNS },
 	[GW_SHARE_SYNCED] = { 0, 0, 0 },
 	[GW_SHARE_ADOPTED] = { sizeof(struct gw_share_adopted), 1, 1 },
+	[GW_SHARE_FOUND] = { sizeof(struct gw_share_found), 0, GW_SHARE_MAX_FIND },
 };
 
 static bool for_clients(unsigned type)
@@ -61,7 +62,7 @@ int gw_link_fd(const struct gw_link *l)
 	return l->fd;
 }
 
-static int send_packet(struct gw_link *l, struct iovec *iov, size_t n, int fd)
+static int send_packet(struct gw_link *l, struct iovec *iov, size_t n, int fd, bool wait)
 {
 	union {
 		struct cmsghdr align;
@@ -90,12 +91,14 @@ static int send_packet(struct gw_link *l, struct iovec *iov, size_t n, int fd)
 			continue;
 		if (errno != EAGAIN)
 			return errno == ECONNRESET || errno == EPIPE ? -EPIPE : -errno;
+		if (!wait)
+			return -EAGAIN;
 		if (poll(&p, 1, SEND_TIMEOUT_MS) == 0)
 			return -ETIMEDOUT;
 	}
 }
 
-int gw_link_send(struct gw_link *l, enum gw_share_type type, uint32_t cookie, const void *entries, unsigned count, int fd)
+static int send_entries(struct gw_link *l, enum gw_share_type type, uint32_t cookie, const void *entries, unsigned count, int fd, bool wait)
 {
 	static const uint16_t sizes[] = {
 		[GW_SHARE_HELLO] = sizeof(struct gw_share_hello),
@@ -104,11 +107,23 @@ int gw_link_send(struct gw_link *l, enum gw_share_type type, uint32_t cookie, co
 		[GW_SHARE_SLOTS] = sizeof(struct gw_share_slots),
 		[GW_SHARE_SYNC] = 0,
 		[GW_SHARE_ADOPT] = sizeof(struct gw_share_adopt),
+		[GW_SHARE_FIND] = sizeof(struct gw_share_find),
+		[GW_SHARE_OFFER] = sizeof(struct gw_share_named),
 	};
 	struct gw_share_head head = { .type = (uint16_t)type, .count = (uint16_t)count, .cookie = cookie };
 	struct iovec iov[2] = { { &head, sizeof(head) }, { (void *)entries, (size_t)count * sizes[type] } };
 
-	return send_packet(l, iov, 2, fd);
+	return send_packet(l, iov, 2, fd, wait);
+}
+
+int gw_link_send(struct gw_link *l, enum gw_share_type type, uint32_t cookie, const void *entries, unsigned count, int fd)
+{
+	return send_entries(l, type, cookie, entries, count, fd, true);
+}
+
+int gw_link_post(struct gw_link *l, enum gw_share_type type, uint32_t cookie, const void *entries, unsigned count, int fd)
+{
+	return send_entries(l, type, cookie, entries, count, fd, false);
 }
 
 int gw_link_send_pages(struct gw_link *l, uint32_t cookie, const uint64_t *pages, const void *const *bytes, unsigned count)
@@ -122,7 +137,7 @@ int gw_link_send_pages(struct gw_link *l, uint32_t cookie, const uint64_t *pages
 		iov[n++] = (struct iovec){ (void *)&pages[i], sizeof(pages[i]) };
 		iov[n++] = (struct iovec){ (void *)bytes[i], GW_PAGE_SIZE };
 	}
-	return send_packet(l, iov, n, -1);
+	return send_packet(l, iov, n, -1, true);
 }
 
 static int take_fd(struct msghdr *msg)

@@ -27,6 +27,8 @@ int gw_link_fd(const struct gw_link *l); /* for poll() */
  * on. 0, -EPIPE when it is gone, -ETIMEDOUT.
  */
 int gw_link_send(struct gw_link *l, enum gw_share_type type, uint32_t cookie, const void *entries, unsigned count, int fd);
+/* The same without waiting: -EAGAIN when the socket is full. Any thread. */
+int gw_link_post(struct gw_link *l, enum gw_share_type type, uint32_t cookie, const void *entries, unsigned count, int fd);
 /* PAGES straight out of guest memory: `count` pages with their addresses. */
 int gw_link_send_pages(struct gw_link *l, uint32_t cookie, const uint64_t *pages, const void *const *bytes, unsigned count);
 /*

@@ -157,6 +157,11 @@ struct gw_window *gw_merger_window(struct gw_merger *m)
 	return m->window;
 }
 
+void gw_merger_mapped(struct gw_merger *m)
+{
+	m->exchanged = true;
+}
+
 void gw_merger_count_mappings(struct gw_merger *m)
 {
 	if (!m->exchanged)

@@ -64,6 +64,8 @@ void gw_merger_quit(struct gw_merger *m);
 void gw_merger_settle(struct gw_merger *m);
 bool gw_merger_settle_due(const struct gw_merger *m); /* something was */
 
+/* Others have mapped overlays: mappings are to be counted. */
+void gw_merger_mapped(struct gw_merger *m);
 /* Counts mappings anew: splits and joins are only estimated between two calls. */
 void gw_merger_count_mappings(struct gw_merger *m);
 uint32_t gw_merger_budget(const struct gw_merger *m); /* mappings */

@@ -133,7 +133,7 @@ int gw_overlays_add(struct gw_overlays *o, uint32_t id, int fd, uint32_t slots)
 	uint32_t n = o->spare;
 	int r;
 
-	if (slots == 0 || slots > GW_SHARE_CHUNK_PAGES || id == GW_OVERLAYS_NONE || !sealed(fd, slots))
+	if (slots == 0 || slots > GW_SHARE_CHUNK_PAGES || !sealed(fd, slots))
 		return -EPROTO;
 	while (n < o->count && o->chunks[n].fd >= 0)
 		n++;

@@ -23,7 +23,7 @@ void gw_overlays_free(struct gw_overlays *o);
 
 /*
  * Takes `fd`, a sealed file of `slots` pages that the daemon calls `id`, and returns its chunk number. Closes fd and returns -EPROTO when it is
- * not sealed, too short or the id is taken, -ENOSPC past GW_OVERLAYS_MAX_CHUNKS, -ENOMEM.
+ * not sealed, too short or the id is taken (GW_OVERLAYS_NONE: it has none yet), -ENOSPC past GW_OVERLAYS_MAX_CHUNKS, -ENOMEM.
  */
 int gw_overlays_add(struct gw_overlays *o, uint32_t id, int fd, uint32_t slots);
 /* The chunk of an id, GW_OVERLAYS_NONE when there is none. */

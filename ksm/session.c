@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "ksm/lineage.h"
 #include "ksm/link.h"
 #include "lib/clock.h"
 #include "lib/util.h"
@@ -31,6 +32,8 @@ struct gw_session {
 	unsigned count;
 	unsigned ahead;    /* REPORTs without their DONE */
 	bool welcome, synced;
+	bool names;        /* the daemon knows FIND and OFFER */
+	struct gw_lineage *lineage; /* NULL: memory is here */
 	bool reported;     /* since the last SYNC */
 	unsigned adopting; /* ADOPTs without answer */
 	struct news *news; /* by chunk number */
@@ -50,8 +53,9 @@ static int nonsense(struct gw_error *err, const char *what)
 
 static int on_welcome(struct gw_session *s, const struct gw_share_welcome *w, struct gw_error *err)
 {
-	if (s->welcome || w->version != GW_SHARE_VERSION)
+	if (s->welcome || w->version < GW_SHARE_VERSION_MIN || w->version > GW_SHARE_VERSION)
 		return nonsense(err, "speaks another version");
+	s->names = w->version >= 2;
 	memcpy(s->secret, w->secret, sizeof(s->secret));
 	s->welcome = true;
 	return 0;
@@ -66,6 +70,8 @@ static int on_fetch(struct gw_session *s, const struct gw_link_message *m, struc
 	unsigned n = 0;
 	int r = 0;
 
+	if (s->lineage)
+		return nonsense(err, "asked for a page that was not reported");
 	for (unsigned i = 0; i < m->head.count && r == 0; i++) {
 		if (wanted[i].page >= gw_ram_pages(s->ram))
 			return nonsense(err, "asked for a page beyond the guest's memory");
@@ -85,7 +91,11 @@ static int on_fetch(struct gw_session *s, const struct gw_link_message *m, struc
 static int on_chunk(struct gw_session *s, struct gw_link_message *m, struct gw_error *err)
 {
 	const struct gw_share_chunk *c = m->body;
-	int r = gw_overlays_add(s->overlays, c->chunk, m->fd, c->slots);
+	int r;
+
+	if (c->chunk == GW_SHARE_NO_CHUNK)
+		return nonsense(err, "gave a chunk without a number");
+	r = gw_overlays_add(s->overlays, c->chunk, m->fd, c->slots);
 
 	m->fd = -1;
 	return r < 0 ? gw_error_errno(err, r, "chunk %u of the page store's daemon", c->chunk) : 0;
@@ -178,10 +188,15 @@ static int on_remap(struct gw_session *s, const struct gw_link_message *m, struc
 
 static int on_adopted(struct gw_session *s, const struct gw_share_adopted *a, struct gw_error *err)
 {
+	int r;
+
 	if (s->adopting == 0 || a->chunk >= gw_overlays_chunks(s->overlays) || gw_overlays_slots(s->overlays, a->chunk) == 0)
 		return nonsense(err, "adopted a chunk that it was not offered");
 	s->adopting--;
-	return gw_overlays_set_id(s->overlays, a->chunk, a->now) < 0 ? nonsense(err, "gave two chunks one number") : 0;
+	r = gw_overlays_set_id(s->overlays, a->chunk, a->now) < 0 ? nonsense(err, "gave two chunks one number") : 0;
+	if (r == 0 && s->lineage)
+		gw_lineage_adopted(s->lineage, a->chunk, a->now != GW_SHARE_NO_CHUNK);
+	return r;
 }
 
 static int dispatch(struct gw_session *s, struct gw_link_message *m, struct gw_error *err)
@@ -201,11 +216,16 @@ static int dispatch(struct gw_session *s, struct gw_link_message *m, struct gw_e
 	case GW_SHARE_CHUNK:
 		return on_chunk(s, m, err);
 	case GW_SHARE_MERGE:
-		return on_merge(s, m, err);
+		/* No window may open over memory that another userfaultfd holds. Orders may be left undone. */
+		return s->lineage ? 0 : on_merge(s, m, err);
 	case GW_SHARE_REMAP:
-		return on_remap(s, m, err);
+		return s->lineage ? 0 : on_remap(s, m, err);
 	case GW_SHARE_SYNCED:
 		s->synced = true;
+		return 0;
+	case GW_SHARE_FOUND:
+		if (s->lineage)
+			gw_lineage_found(s->lineage, m->head.cookie, m->body, m->head.count);
 		return 0;
 	default: /* the link lets nothing else through */
 		return on_adopted(s, m->body, err);
@@ -266,7 +286,7 @@ static int adopt_all(struct gw_session *s, struct gw_error *err)
 int gw_session_new(int fd, struct gw_ram *ram, struct gw_overlays *overlays, struct gw_merger *merger, struct gw_session **ret,
 		   struct gw_error *err)
 {
-	struct gw_share_hello hello = { GW_SHARE_VERSION, GW_SHARE_VERSION, gw_ram_pages(ram) };
+	struct gw_share_hello hello = { GW_SHARE_VERSION_MIN, GW_SHARE_VERSION, gw_ram_pages(ram) };
 	struct gw_session *s = calloc(1, sizeof(*s));
 	int r;
 
@@ -308,6 +328,29 @@ int gw_session_fd(const struct gw_session *s)
 const uint8_t *gw_session_secret(const struct gw_session *s)
 {
 	return s->secret;
+}
+
+bool gw_session_has_names(const struct gw_session *s)
+{
+	return s->names;
+}
+
+void gw_session_set_lineage(struct gw_session *s, struct gw_lineage *l)
+{
+	s->lineage = l;
+}
+
+int gw_session_find(struct gw_session *s, uint32_t cookie, const struct gw_share_find *names, unsigned count)
+{
+	return gw_link_post(s->link, GW_SHARE_FIND, cookie, names, count, -1);
+}
+
+int gw_session_offer(struct gw_session *s, uint32_t chunk, const struct gw_share_named *names)
+{
+	int r = gw_link_post(s->link, GW_SHARE_OFFER, chunk, names, gw_overlays_slots(s->overlays, chunk), gw_overlays_fd(s->overlays, chunk));
+
+	s->adopting += r == 0;
+	return r;
 }
 
 int gw_session_flush(struct gw_session *s, struct gw_error *err)

@@ -13,7 +13,9 @@
 #include "ksm/overlays.h"
 #include "lib/error.h"
 #include "lib/ram/ram.h"
+#include "proto/share.h"
 
+struct gw_lineage;
 struct gw_session;
 
 /*
@@ -38,6 +40,17 @@ int gw_session_sync(struct gw_session *s, struct gw_error *err);
  * and has broken pages leave those that the daemon wants emptied.
  */
 int gw_session_tell_live(struct gw_session *s, struct gw_error *err);
+
+/*
+ * While memory comes (ksm/lineage.h): answers go to `l`, orders are left undone, and a request for bytes is nonsense. NULL: it is here. These do not
+ * wait: -EAGAIN when the socket is full, -EPIPE.
+ */
+bool gw_session_has_names(const struct gw_session *s); /* else the daemon is of a version before them */
+void gw_session_set_lineage(struct gw_session *s, struct gw_lineage *l);
+int gw_session_find(struct gw_session *s, uint32_t cookie, const struct gw_share_find *names, unsigned count);
+/* A chunk without id, a name for each of its slots. */
+int gw_session_offer(struct gw_session *s, uint32_t chunk, const struct gw_share_named *names);
+
 /* Chunks are to be emptied: their memory is freed once the daemon is told again. */
 bool gw_session_emptying(const struct gw_session *s);
 

@@ -10,6 +10,7 @@
 #include <xxhash.h>
 
 #include "ksm/known.h"
+#include "ksm/lineage.h"
 #include "ksm/session.h"
 #include "lib/clock.h"
 #include "lib/log.h"
@@ -48,9 +49,13 @@ struct gw_sharer {
 	uint64_t budget_since_ns, budget_cpu_ns;
 
 	struct gw_known *known;        /* image_only */
+	struct gw_lineage *lineage;    /* config.loading */
+	bool loading;                  /* no pass yet */
+	bool inherited;                /* the next pass is the first after loading: what was mapped is reported, too */
 
 	pthread_mutex_t lock;          /* of what follows */
 	bool stop;
+	bool loaded;
 	unsigned paused;
 	int fresh;                     /* socket of a new session, or -1 */
 	struct gw_sharer_stats stats;
@@ -123,6 +128,8 @@ static void publish(struct gw_sharer *s)
 static void detach(struct gw_sharer *s, const struct gw_error *why)
 {
 	gw_info("sharing: %s; what is shared stays so", gw_error_text(why));
+	if (s->loading)
+		gw_lineage_end(s->lineage);
 	gw_session_free(s->session);
 	s->session = NULL;
 	set_reason(s, gw_error_text(why));
@@ -145,6 +152,7 @@ static void begin_session(struct gw_sharer *s, int fd)
 {
 	struct gw_error err = GW_ERROR_INIT;
 
+	/* The first while loading: nobody else uses overlays yet. */
 	gw_session_free(s->session);
 	s->session = NULL;
 	s->sessions++;
@@ -154,24 +162,37 @@ static void begin_session(struct gw_sharer *s, int fd)
 	else
 		set_reason(s, "");
 	publish(s);
+	if (s->loading && s->session)
+		gw_lineage_begin(s->lineage, s->session);
+}
+
+static void end_loading(struct gw_sharer *s)
+{
+	gw_lineage_end(s->lineage);
+	s->loading = false;
+	s->inherited = true;
+	gw_merger_mapped(s->merger);
 }
 
 /* Waits while paused, and takes up a new session. False when the thread is to end. */
 static bool may_work(struct gw_sharer *s)
 {
-	bool stop, paused;
+	bool stop, paused, loaded;
 	int fd;
 
 	do {
 		pthread_mutex_lock(&s->lock);
 		stop = s->stop;
+		loaded = s->loaded;
 		paused = s->paused > 0 && !stop;
-		fd = paused ? -1 : s->fresh;
-		s->fresh = paused ? s->fresh : -1;
+		/* Chunks that are mapped while memory comes are not offered to another daemon before it is here. */
+		fd = paused || (s->loading && !loaded && s->sessions > 0) ? -1 : gw_steal_fd(&s->fresh);
 		pthread_mutex_unlock(&s->lock);
 		if (paused)
 			sleep_until_woken(s);
 	} while (paused);
+	if (s->loading && loaded)
+		end_loading(s);
 	if (fd >= 0)
 		begin_session(s, fd);
 	return !stop;
@@ -189,7 +210,7 @@ static bool handle_until(struct gw_sharer *s, uint64_t until_ns)
 		n = 0;
 	if (!may_work(s))
 		return false;
-	if (s->session && p[1].revents && gw_session_handle(s->session, 0, &err) < 0)
+	if (s->session && p[1].revents && (s->loading ? gw_lineage_handle(s->lineage, &err) : gw_session_handle(s->session, 0, &err)) < 0)
 		detach(s, &err);
 	return true;
 }
@@ -271,6 +292,16 @@ static bool scan_block(struct gw_sharer *s, uint64_t first, uint64_t count, cons
 	return gw_session_handle(s->session, 0, err) == 0;
 }
 
+/* What was mapped while it was loaded is known to the store by its name alone; that others have the same content is found by its hash. */
+static void add_inherited(const struct gw_sharer *s, uint64_t first, uint64_t count, uint64_t *wanted)
+{
+	uint32_t chunk, slot;
+
+	for (uint64_t i = 0; i < count; i++)
+		if (gw_lineage_has(s->lineage, first + i) && gw_overlays_at(s->overlays, first + i, &chunk, &slot))
+			wanted[i / 64] |= 1ull << (i % 64);
+}
+
 /* False when it cannot go on: an error, the end of the thread, or another session, which knows nothing of what was reported so far. */
 static bool scan(struct gw_sharer *s, struct gw_error *err)
 {
@@ -286,6 +317,8 @@ static bool scan(struct gw_sharer *s, struct gw_error *err)
 			return false;
 		}
 		note_broken(s, at, span, wanted);
+		if (s->inherited)
+			add_inherited(s, at, span, wanted);
 		for (uint64_t i = 0; i < span; i += BLOCK) {
 			if (count_bits(&wanted[i / 64], BLOCK / 64) == 0)
 				continue;
@@ -313,7 +346,7 @@ static void forget_discarded(struct gw_sharer *s)
 /* Counts what is shared and what is broken now, and tells the daemon. */
 static void take_stock(struct gw_sharer *s, struct gw_error *err)
 {
-	uint64_t chunks = 0;
+	uint64_t chunks = 0, lineage;
 	uint32_t pages, broken;
 
 	forget_discarded(s);
@@ -324,10 +357,12 @@ static void take_stock(struct gw_sharer *s, struct gw_error *err)
 	gw_merger_count_mappings(s->merger);
 	pages = gw_overlays_pages(s->overlays, GW_OVERLAYS_NONE);
 	broken = gw_overlays_broken(s->overlays, GW_OVERLAYS_NONE);
+	lineage = s->lineage ? gw_lineage_pages(s->lineage) : 0;
 	pthread_mutex_lock(&s->lock);
 	s->stats.zero_pages = count_bits(s->zeroed, gw_ram_bitmap_words(s->ram));
 	s->stats.shared_pages = pages - broken;
 	s->stats.broken_pages = broken;
+	s->stats.lineage_pages = lineage;
 	s->stats.chunks = chunks;
 	pthread_mutex_unlock(&s->lock);
 }
@@ -351,7 +386,7 @@ static void pass(struct gw_sharer *s)
 			detach(s, &err);
 		return;
 	}
-	s->full = false;
+	s->full = s->inherited = false;
 	gw_merger_settle(s->merger);
 	take_stock(s, &err);
 	s->backoff = saved_so_far(s) > before ? 1 : GW_MIN(s->backoff * 2, MAX_BACKOFF);
@@ -390,7 +425,7 @@ static void *share(void *arg)
 
 	pthread_setname_np(pthread_self(), "share");
 	while (may_work(s)) {
-		if (!s->session) {
+		if (!s->session || s->loading) {
 			handle_until(s, UINT64_MAX);
 			continue;
 		}
@@ -419,9 +454,12 @@ static int allocate(struct gw_sharer *s, struct gw_error *err)
 	r = gw_pagemap_new(&s->map);
 	if (r < 0)
 		return gw_error_errno(err, r, "/proc/self/pagemap");
-	if (gw_written_new(s->ram, s->map, &s->written) < 0 || gw_overlays_new(pages, &s->overlays) < 0)
+	if (gw_written_new(s->ram, s->map, s->loading, &s->written) < 0 || gw_overlays_new(pages, &s->overlays) < 0)
 		return gw_error_set(err, ENOMEM, "out of memory");
-	return gw_merger_new(s->ram, s->map, s->written, s->overlays, &limits, &s->merger, err);
+	r = gw_merger_new(s->ram, s->map, s->written, s->overlays, &limits, &s->merger, err);
+	if (r == 0 && s->loading && gw_lineage_new(s->ram, s->overlays, gw_merger_budget(s->merger), &s->lineage) < 0)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	return r;
 }
 
 int gw_sharer_new(struct gw_ram *ram, const struct gw_sharer_config *config, struct gw_sharer **ret, struct gw_error *err)
@@ -433,6 +471,7 @@ int gw_sharer_new(struct gw_ram *ram, const struct gw_sharer_config *config, str
 		return gw_error_set(err, ENOMEM, "out of memory");
 	s->ram = ram;
 	s->config = *config;
+	s->loading = config->loading;
 	if (s->config.cpu_percent == 0)
 		s->config.cpu_percent = DEFAULT_CPU_PERCENT;
 	if (s->config.interval_ns == 0)
@@ -477,6 +516,7 @@ void gw_sharer_free(struct gw_sharer *s)
 		pthread_join(s->thread, NULL);
 	}
 	gw_session_free(s->session);
+	gw_lineage_free(s->lineage);
 	gw_merger_free(s->merger);
 	gw_overlays_free(s->overlays);
 	gw_written_free(s->written);
@@ -494,6 +534,27 @@ void gw_sharer_attach(struct gw_sharer *s, int fd)
 	pthread_mutex_lock(&s->lock);
 	gw_closep(&s->fresh);
 	s->fresh = fd;
+	pthread_mutex_unlock(&s->lock);
+	wake(s);
+}
+
+struct gw_lineage *gw_sharer_lineage(struct gw_sharer *s)
+{
+	return s->lineage;
+}
+
+void gw_sharer_loaded(struct gw_sharer *s)
+{
+	struct gw_sharer_stats now;
+
+	gw_sharer_stats(s, &now);
+	pthread_mutex_lock(&s->lock);
+	/* Until the first pass has counted anew. */
+	if (s->lineage && !s->loaded) {
+		s->stats.lineage_pages = now.lineage_pages;
+		s->stats.shared_pages = now.shared_pages;
+	}
+	s->loaded = true;
 	pthread_mutex_unlock(&s->lock);
 	wake(s);
 }
@@ -529,8 +590,13 @@ void gw_sharer_disk_read(struct gw_sharer *s, uint64_t gpa, uint64_t len)
 
 void gw_sharer_stats(struct gw_sharer *s, struct gw_sharer_stats *ret)
 {
+	bool loading;
+
 	pthread_mutex_lock(&s->lock);
 	*ret = s->stats;
+	loading = s->lineage && !s->loaded;
 	ret->pass_age_ns = s->stats.passes ? gw_now_ns() - s->pass_end_ns : 0;
 	pthread_mutex_unlock(&s->lock);
+	if (loading)
+		ret->lineage_pages = ret->shared_pages = gw_lineage_pages(s->lineage);
 }

@@ -13,12 +13,15 @@
 #include "lib/error.h"
 #include "lib/ram/ram.h"
 
+struct gw_lineage;
+
 struct gw_sharer_config {
 	unsigned cpu_percent;   /* of one processor that the thread may take; 0: 25 */
 	uint64_t interval_ns;   /* from the end of a pass to the next; up to eight times that while passes find nothing; 0: 30 s */
 	uint64_t stall_ns;      /* as in struct gw_merger_limits */
 	uint32_t mappings;
 	bool image_only;        /* report only content that was seen coming from a disk (gw_sharer_disk_read()) */
+	bool loading;           /* memory is on its way: passes begin with gw_sharer_loaded() */
 };
 
 struct gw_sharer_stats {
@@ -31,6 +34,7 @@ struct gw_sharer_stats {
 	uint64_t zero_pages;     /* given back as zeros and still so, at the end of the last pass */
 	uint64_t shared_pages;   /* over a store page and not broken, likewise */
 	uint64_t broken_pages;   /* over a store page and written, likewise */
+	uint64_t lineage_pages;  /* mapped while memory was loaded, and not written */
 	uint64_t hashed_pages;   /* ever */
 	uint64_t merged_pages, again_pages; /* ever */
 	uint64_t differing_pages, busy_pages, over_budget_pages, failed_pages; /* ever: why not */
@@ -53,6 +57,13 @@ void gw_sharer_free(struct gw_sharer *s);
 
 /* Takes fd, this VM's end of a socket pair whose other end the daemon has (proto/share.h). Replaces a session that is under way. */
 void gw_sharer_attach(struct gw_sharer *s, int fd);
+/*
+ * With config->loading: what loads memory shares it by this, before and after an attach, until gw_sharer_loaded(); borrowed. It is served by the first
+ * session alone. NULL: without.
+ */
+struct gw_lineage *gw_sharer_lineage(struct gw_sharer *s);
+/* Memory is here, nobody uses the lineage any more, and no other userfaultfd has the memory. Again: nothing. */
+void gw_sharer_loaded(struct gw_sharer *s);
 /* Returns when no window is open and none will be until as many resumes. The session stays. */
 void gw_sharer_pause(struct gw_sharer *s);
 void gw_sharer_resume(struct gw_sharer *s);

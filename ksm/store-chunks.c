@@ -74,6 +74,7 @@ void gw_store_close(struct gw_store *s, struct gw_chunk *k)
 		if (i >= CLOSE_AHEAD)
 			gw_store_unstore(s, k, i - CLOSE_AHEAD);
 	}
+	gw_store_unname(s, k);
 	for (uint32_t i = 0; i < k->nwaiters; i++) {
 		struct gw_store_client *c = client_by_ref(s, k->waiter[i].client);
 
@@ -279,7 +280,7 @@ static void order_seen(struct gw_store *s, uint64_t *where, struct gw_chunk *k, 
 	*where = where_stored(k->number, slot);
 }
 
-static struct gw_chunk *bring(struct gw_store_client *c, int *fd)
+struct gw_chunk *gw_store_bring(struct gw_store_client *c, int *fd)
 {
 	struct gw_store *s = c->store;
 	struct gw_chunk *k = NULL, *known;
@@ -323,27 +324,33 @@ static void may_map_all(struct gw_chunk *k, uint32_t ref)
 		gw_store_may_map(told, i);
 }
 
+bool gw_store_adopted(struct gw_store_client *c, uint32_t cookie, struct gw_chunk *k)
+{
+	struct gw_share_adopted m = { .chunk = cookie, .now = GW_SHARE_NO_CHUNK };
+
+	if (k && gw_store_hold(c, k, false)) {
+		may_map_all(k, c->ref);
+		m.now = k->number;
+	}
+	gw_outbox_put(&c->out, GW_SHARE_ADOPTED, 0, &m, 1, sizeof(m), NULL);
+	gw_store_touch(c);
+	return m.now != GW_SHARE_NO_CHUNK;
+}
+
 int gw_store_adopt(struct gw_store_client *c, const struct gw_share_adopt *e, int fd)
 {
 	gw_autofd file = fd;
-	struct gw_share_adopted m = { .chunk = e->chunk, .now = GW_SHARE_NO_CHUNK };
 	struct gw_chunk *k;
 
 	if (c->reported > 0 || e->chunk >= 1u << 31 || e->pages > c->pages)
 		return -EPROTO;
-	k = bring(c, &file);
-	if (k && gw_store_hold(c, k, false)) {
+	k = gw_store_bring(c, &file);
+	/* It maps what it was asked to in another life. LIVE of 0 would be to let go of it. */
+	if (gw_store_adopted(c, e->chunk, k) && e->pages > 0) {
 		struct gw_share_live live = { .chunk = k->number, .pages = e->pages };
 
-		/* It maps what it was asked to in another life. */
-		may_map_all(k, c->ref);
-		m.now = k->number;
-		/* 0 would be to let go of it. */
-		if (e->pages > 0)
-			(void)gw_store_live(c, &live, 1);
+		(void)gw_store_live(c, &live, 1);
 	}
-	gw_outbox_put(&c->out, GW_SHARE_ADOPTED, 0, &m, 1, sizeof(m), NULL);
-	gw_store_touch(c);
 	return 0;
 }
 

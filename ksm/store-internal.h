@@ -94,6 +94,7 @@ struct gw_store_client {
 	uint32_t ref;    /* number and life, for what lasts seconds */
 	uint64_t serial; /* never used again; its low 24 bits are the number */
 	uint64_t pages, max_pages; /* pages: 0 before HELLO */
+	uint32_t version;
 	uint32_t *seen;  /* tag of what each page was last reported as, 0: never; memory comes as it is written to */
 	struct gw_outbox out;
 
@@ -134,6 +135,7 @@ struct gw_store {
 	EVP_MAC_CTX *mac_ctx;
 	struct gw_index index;
 	struct gw_index files; /* inode of a sealed chunk -> its number + 1 */
+	struct gw_index names; /* of pages that clients have loaded -> where_stored() */
 
 	struct gw_store_client **client; /* by number; [0] stays NULL */
 	uint64_t joined;                 /* clients so far */
@@ -224,6 +226,10 @@ bool gw_store_hold(struct gw_store_client *c, struct gw_chunk *k, bool send);
 void gw_store_release(struct gw_store_client *c, struct gw_chunk *k);
 int gw_store_live(struct gw_store_client *c, const struct gw_share_live *e, unsigned n);
 int gw_store_adopt(struct gw_store_client *c, const struct gw_share_adopt *e, int fd);
+/* The chunk of a file that the client brings, new or known; taken from *fd, that is then -1, when it is new. NULL: refused. */
+struct gw_chunk *gw_store_bring(struct gw_store_client *c, int *fd);
+/* Says so, and that the client may map all of it (k NULL: refused). True when it holds it. */
+bool gw_store_adopted(struct gw_store_client *c, uint32_t cookie, struct gw_chunk *k);
 int gw_store_order(struct gw_store_client *c, uint32_t page, uint32_t chunk, unsigned slot);
 /* A chunk that compaction filled counts from now on. */
 void gw_store_sealed(struct gw_store *s, struct gw_chunk *k);
@@ -231,6 +237,12 @@ void gw_store_sealed(struct gw_store *s, struct gw_chunk *k);
 void gw_store_send_orders(struct gw_store_client *c);
 /* The index no longer points at slot n of k: back to where it was seen, when that is true. */
 void gw_store_unstore(struct gw_store *s, struct gw_chunk *k, unsigned slot);
+
+/* store-names.c: pages by the names that clients gave them. */
+int gw_store_find(struct gw_store_client *c, uint32_t cookie, const struct gw_share_find *e, unsigned n);
+int gw_store_offer(struct gw_store_client *c, uint32_t cookie, const struct gw_share_named *e, unsigned n, int fd);
+/* They go with their chunk. */
+void gw_store_unname(struct gw_store *s, const struct gw_chunk *k);
 
 /* store-upkeep.c: compaction, sweeping. */
 int gw_store_slots(struct gw_store_client *c, const struct gw_share_slots *e, unsigned n);

@@ -97,6 +97,7 @@ int gw_store_new(const char *domain, const uint8_t key[GW_STORE_KEY_LEN], struct
 	r = s->page ? 0 : -ENOMEM;
 	r = r ?: gw_index_init(&s->index, &(struct gw_index_owner){ keep_entry, prefetch_entry, s });
 	r = r ?: gw_index_init(&s->files, &(struct gw_index_owner){ keep_file, prefetch_file, s });
+	r = r ?: gw_index_init(&s->names, &(struct gw_index_owner){ keep_file, prefetch_file, s });
 	r = r ?: init_keys(s);
 	if (r < 0) {
 		gw_store_free(s);
@@ -119,6 +120,7 @@ void gw_store_free(struct gw_store *s)
 		;
 	gw_index_release(&s->index);
 	gw_index_release(&s->files);
+	gw_index_release(&s->names);
 	EVP_MAC_CTX_free(s->mac_ctx);
 	EVP_MAC_free(s->mac);
 	OPENSSL_cleanse(s->key, sizeof(s->key));
@@ -296,10 +298,10 @@ struct gw_outbox *gw_store_outbox(struct gw_store_client *c)
 
 static int hello(struct gw_store_client *c, const struct gw_share_hello *e)
 {
-	struct gw_share_welcome m = { .version = GW_SHARE_VERSION };
+	struct gw_share_welcome m = { .version = GW_MIN(e->version_max, GW_SHARE_VERSION) };
 	void *seen;
 
-	if (e->version_min > GW_SHARE_VERSION || e->version_max < GW_SHARE_VERSION)
+	if (e->version_min > GW_SHARE_VERSION || e->version_max < GW_SHARE_VERSION_MIN)
 		return -EPROTONOSUPPORT;
 	if (e->pages == 0 || e->pages > c->max_pages)
 		return -EPROTO;
@@ -310,6 +312,7 @@ static int hello(struct gw_store_client *c, const struct gw_share_hello *e)
 	(void)madvise(seen, e->pages * sizeof(*c->seen), MADV_NOHUGEPAGE);
 	c->seen = seen;
 	c->pages = e->pages;
+	c->version = m.version;
 	memcpy(m.secret, c->store->secret, sizeof(m.secret));
 	gw_outbox_put(&c->out, GW_SHARE_WELCOME, 0, &m, 1, sizeof(m), NULL);
 	gw_store_touch(c);
@@ -336,6 +339,8 @@ static const struct {
 	[GW_SHARE_SYNC] = { 1, 0, 0, true },
 	[GW_SHARE_ADOPT] = { sizeof(struct gw_share_adopt), 1, 1, false },
 	[GW_SHARE_SLOTS] = { sizeof(struct gw_share_slots), 1, GW_SHARE_MAX_SLOTS, false },
+	[GW_SHARE_FIND] = { sizeof(struct gw_share_find), 1, GW_SHARE_MAX_FIND, true },
+	[GW_SHARE_OFFER] = { sizeof(struct gw_share_named), 1, GW_SHARE_CHUNK_PAGES, true },
 };
 
 int gw_store_packet(struct gw_store_client *c, const void *data, size_t len, int fd)
@@ -349,7 +354,8 @@ int gw_store_packet(struct gw_store_client *c, const void *data, size_t len, int
 	    h->count < from_client[h->type].min || h->count > from_client[h->type].max ||
 	    len != sizeof(*h) + (size_t)h->count * from_client[h->type].size || (h->cookie != 0 && !from_client[h->type].cookie))
 		return -EPROTO;
-	if ((h->type == GW_SHARE_ADOPT) != (file >= 0) || (h->type == GW_SHARE_HELLO) != (c->pages == 0))
+	if ((h->type == GW_SHARE_ADOPT || h->type == GW_SHARE_OFFER) != (file >= 0) || (h->type == GW_SHARE_HELLO) != (c->pages == 0) ||
+	    (h->type >= GW_SHARE_FIND && c->version < 2))
 		return -EPROTO;
 	switch (h->type) {
 	case GW_SHARE_HELLO:
@@ -369,6 +375,12 @@ int gw_store_packet(struct gw_store_client *c, const void *data, size_t len, int
 		break;
 	case GW_SHARE_ADOPT:
 		r = gw_store_adopt(c, e, gw_steal_fd(&file));
+		break;
+	case GW_SHARE_FIND:
+		r = gw_store_find(c, h->cookie, e, h->count);
+		break;
+	case GW_SHARE_OFFER:
+		r = gw_store_offer(c, h->cookie, e, h->count, gw_steal_fd(&file));
 		break;
 	default:
 		r = gw_store_slots(c, e, h->count);
@@ -464,7 +476,7 @@ void gw_store_stats(const struct gw_store *s, struct gw_store_stats *ret)
 		.stored_pages = s->stored_pages,
 		.store_bytes = s->stored_pages * GW_PAGE_SIZE,
 		.index_entries = s->index.count,
-		.metadata_bytes = sizeof(*s) + s->index.bytes + s->files.bytes + chunks + s->cap_chunks * sizeof(*s->chunk) +
+		.metadata_bytes = sizeof(*s) + s->index.bytes + s->files.bytes + s->names.bytes + chunks + s->cap_chunks * sizeof(*s->chunk) +
 				  s->cap_clients * sizeof(*s->client) + s->cap_pending * sizeof(*s->pending) +
 				  s->cap_waiters * sizeof(*s->waiter) + (s->cap_fresh + s->cap_thin) * sizeof(uint32_t) + 16 * GW_PAGE_SIZE,
 		.live_pages = s->live_pages,

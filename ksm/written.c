@@ -26,7 +26,7 @@ static int register_all(struct gw_written *w)
 	return r;
 }
 
-int gw_written_new(struct gw_ram *ram, struct gw_pagemap *map, struct gw_written **ret)
+int gw_written_new(struct gw_ram *ram, struct gw_pagemap *map, bool later, struct gw_written **ret)
 {
 	struct gw_written *w = calloc(1, sizeof(*w));
 
@@ -39,8 +39,8 @@ int gw_written_new(struct gw_ram *ram, struct gw_pagemap *map, struct gw_written
 	w->ram = ram;
 	w->map = map;
 	w->uffd = gw_pagemap_can_scan(map) ? gw_uffd_open(GW_UFFD_WP_ASYNC | GW_UFFD_WP_UNPOPULATED) : -1;
-	/* Closing it undoes what was registered. */
-	if (w->uffd >= 0 && register_all(w) < 0)
+	/* Closing it undoes what was registered. Later: as each range is taken. */
+	if (w->uffd >= 0 && !later && register_all(w) < 0)
 		gw_closep(&w->uffd);
 	*ret = w;
 	return 0;
@@ -97,7 +97,7 @@ int gw_written_take(struct gw_written *w, uint64_t first, uint64_t count, bool a
 	if (w->uffd < 0)
 		return gw_pagemap_private(w->map, start, end, bitmap, 0);
 	r = gw_pagemap_scan(w->map, start, end, &written, bitmap, 0);
-	/* Fresh memory, put there by gw_ram_discard(), is not registered yet. */
+	/* Fresh memory, put there by gw_ram_discard(), is not registered yet, nor is what has just been loaded. */
 	if (r == -EPERM && gw_uffd_register(w->uffd, start, end - start) == 0)
 		r = gw_pagemap_scan(w->map, start, end, &written, bitmap, 0);
 	/* For want of mappings, say. What was found so far is in the bitmap. */

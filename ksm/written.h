@@ -14,8 +14,11 @@
 
 struct gw_written;
 
-/* Borrows both. -ENOMEM. Never fails for want of the kernel's help: see gw_written_tracks(). */
-int gw_written_new(struct gw_ram *ram, struct gw_pagemap *map, struct gw_written **ret);
+/*
+ * Borrows both. -ENOMEM. Never fails for want of the kernel's help: see gw_written_tracks(). `later`: another userfaultfd has the memory, or will,
+ * until the first take.
+ */
+int gw_written_new(struct gw_ram *ram, struct gw_pagemap *map, bool later, struct gw_written **ret);
 void gw_written_free(struct gw_written *w);
 /* False: every page is told every time. */
 bool gw_written_tracks(const struct gw_written *w);

@@ -10,6 +10,7 @@
 #define GW_LAZY_FETCHERS 4
 #define GW_LAZY_RANGES 64       /* of one fetch */
 #define GW_LAZY_MAX_TOUCHED (1u << 16) /* ranges that are remembered */
+#define GW_LAZY_PAGES 1024u     /* of one fetch */
 
 /* Page numbers in the order in which they came. */
 struct gw_lazy_queue {
@@ -22,11 +23,16 @@ struct gw_lazy_work {
 	struct gw_snap_range ranges[GW_LAZY_RANGES];
 	unsigned count;
 	uint64_t pages;
+	bool fault;  /* somebody waits for a page of it */
 };
+
+struct gw_lazy_gift;
 
 struct gw_lazy {
 	struct gw_ram *ram;
 	struct gw_snap *snap;
+	struct gw_lineage *lineage; /* NULL: memory is not shared */
+	struct gw_lazy_gift *gift;  /* with a lineage */
 	int uffd, wake_fd;
 	pthread_t handler, fetchers[GW_LAZY_FETCHERS];
 	bool handling;
@@ -63,5 +69,25 @@ int gw_lazy_want(struct gw_lazy *l, uint64_t page);
 bool gw_lazy_placed(struct gw_lazy *l, uint64_t first, uint64_t count);
 /* What of it was not placed is to be fetched again. */
 void gw_lazy_unclaim(struct gw_lazy *l, const struct gw_lazy_work *work);
+
+/* lazy.c: places verified bytes. 0 or -errno. */
+int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8_t *from);
+
+/* lazy-share.c: pages that the host's page store has, or is given (ksm/lineage.h). One a thread. -ENOMEM. */
+struct gw_lazy_share;
+int gw_lazy_share_new(struct gw_lazy *l, struct gw_lazy_share **ret);
+void gw_lazy_share_free(struct gw_lazy_share *s);
+/* Maps what the store has of the work, and takes it out. */
+void gw_lazy_share_find(struct gw_lazy_share *s, struct gw_lazy_work *work);
+/* What is fetched of this work is to be gathered, so that it can be mapped. False: it is placed as it comes. */
+bool gw_lazy_share_gathers(struct gw_lazy_share *s, const struct gw_lazy_work *work);
+void gw_lazy_share_gather(struct gw_lazy_share *s, uint64_t page, const void *data);
+/* Brings what was gathered to the store and maps it; what cannot be is placed. `all`: nothing is missing. 0 or -errno. */
+int gw_lazy_share_give(struct gw_lazy_share *s, bool all);
+/* Pages that were placed are given as well, once there are many, or with gw_lazy_share_flush(). */
+void gw_lazy_share_placed(struct gw_lazy_share *s, uint64_t first, uint64_t count, const uint8_t *data);
+void gw_lazy_share_flush(struct gw_lazy *l);
+int gw_lazy_gift_new(struct gw_lazy *l);
+void gw_lazy_gift_free(struct gw_lazy *l);
 
 #endif

@@ -6,7 +6,7 @@
 #include "migrate/lazy-internal.h"
 
 #define WINDOW_PAGES 64u       /* around a page that somebody waits for */
-#define BACKGROUND_PAGES 1024u /* of one fetch */
+#define BACKGROUND_PAGES GW_LAZY_PAGES
 
 static void set_bit(uint64_t *bitmap, uint64_t page)
 {
@@ -185,7 +185,8 @@ bool gw_lazy_next(struct gw_lazy *l, bool faults_only, struct gw_lazy_work *w)
 {
 	w->count = 0;
 	w->pages = 0;
-	if (next_fault(l, w))
+	w->fault = next_fault(l, w);
+	if (w->fault)
 		return true;
 	return l->background && !faults_only && next_background(l, w);
 }

@@ -152,38 +152,56 @@ struct placing {
 	uint64_t first, count;
 	int error; /* of placing, not of reading */
 	uint8_t *data;
+	struct gw_lazy_share *share; /* NULL: memory is not shared */
+	bool gathering;
 };
 
-static int place(struct placing *p)
+int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8_t *from)
 {
-	struct gw_lazy *l = p->l;
-	const uint8_t *from = p->data;
+	int r = 0;
 
-	while (p->count > 0 && p->error == 0) {
-		uint64_t n = GW_MIN(p->count, gw_ram_contiguous(l->ram, p->first));
+	while (count > 0 && r == 0) {
+		uint64_t n = GW_MIN(count, gw_ram_contiguous(l->ram, first));
 
-		p->error = gw_uffd_copy(l->uffd, (uintptr_t)gw_ram_page(l->ram, p->first), from, n << GW_PAGE_SHIFT);
-		if (p->error == 0) {
+		r = gw_uffd_copy(l->uffd, (uintptr_t)gw_ram_page(l->ram, first), from, n << GW_PAGE_SHIFT);
+		if (r == 0) {
 			bool waited;
 
 			pthread_mutex_lock(&l->lock);
-			waited = gw_lazy_placed(l, p->first, n);
+			waited = gw_lazy_placed(l, first, n);
 			pthread_mutex_unlock(&l->lock);
 			/* Placed, given back and touched again before it was noted: that fault was told before it could be told as one of zeros. */
 			if (waited)
-				(void)gw_uffd_wake(l->uffd, (uintptr_t)gw_ram_page(l->ram, p->first), n << GW_PAGE_SHIFT);
+				(void)gw_uffd_wake(l->uffd, (uintptr_t)gw_ram_page(l->ram, first), n << GW_PAGE_SHIFT);
 		}
 		from += n << GW_PAGE_SHIFT;
-		p->first += n;
-		p->count -= n;
+		first += n;
+		count -= n;
 	}
+	return r;
+}
+
+static int place(struct placing *p)
+{
+	if (p->count > 0 && p->error == 0) {
+		p->error = gw_lazy_place(p->l, p->first, p->count, p->data);
+		if (p->error == 0 && p->share)
+			gw_lazy_share_placed(p->share, p->first, p->count, p->data);
+	}
+	p->count = 0;
 	return p->error;
 }
 
 static int take_page(void *self, uint64_t page, const void *data)
 {
 	struct placing *p = self;
-	int r = p->count && (page != p->first + p->count || p->count == PLACE_PAGES) ? place(p) : 0;
+	int r;
+
+	if (p->gathering) {
+		gw_lazy_share_gather(p->share, page, data);
+		return 0;
+	}
+	r = p->count && (page != p->first + p->count || p->count == PLACE_PAGES) ? place(p) : 0;
 
 	if (r < 0)
 		return r;
@@ -213,14 +231,25 @@ static void note_read(struct gw_lazy *l, const struct gw_lazy_work *work, int r,
 		pthread_cond_broadcast(&l->news);
 }
 
+/* With the lock held: nothing had to be read. What cannot be read stays so. */
+static void note_found(struct gw_lazy *l)
+{
+	l->retry_ns = gw_now_ns();
+	if (l->stats.here >= l->stats.pages)
+		pthread_cond_broadcast(&l->news);
+}
+
 static int fetch(struct placing *p, const struct gw_lazy_work *work, struct gw_error *err)
 {
 	int r;
 
 	p->count = 0;
 	p->error = 0;
+	p->gathering = p->share && gw_lazy_share_gathers(p->share, work);
 	r = gw_snap_fetch(p->l->snap, work->ranges, work->count, take_page, p, err);
-	if (r == 0)
+	if (p->gathering)
+		p->error = gw_lazy_share_give(p->share, r == 0);
+	else if (r == 0)
 		r = place(p);
 	return p->error ? gw_error_errno(err, p->error, "pages cannot be placed") : r;
 }
@@ -259,6 +288,8 @@ static void *fetcher_main(void *arg)
 	struct gw_lazy_work work;
 
 	free(arg);
+	if (l->lineage && gw_lazy_share_new(l, &p.share) < 0)
+		p.share = NULL; /* it goes without */
 	/* What nobody waits for yet leaves the processors to the VM. */
 	if (!f.faults_only)
 		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), BACKGROUND_NICE);
@@ -272,11 +303,17 @@ static void *fetcher_main(void *arg)
 			continue;
 		}
 		pthread_mutex_unlock(&l->lock);
-		r = fetch(&p, &work, &err);
+		if (p.share)
+			gw_lazy_share_find(p.share, &work);
+		r = work.count ? fetch(&p, &work, &err) : 0;
 		pthread_mutex_lock(&l->lock);
-		note_read(l, &work, r, &err);
+		if (work.count)
+			note_read(l, &work, r, &err);
+		else
+			note_found(l);
 	}
 	pthread_mutex_unlock(&l->lock);
+	gw_lazy_share_free(p.share);
 	return NULL;
 }
 
@@ -323,7 +360,7 @@ static void init_conds(struct gw_lazy *l)
 	pthread_condattr_destroy(&attr);
 }
 
-int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lazy **ret, struct gw_error *err)
+int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lineage *lineage, struct gw_lazy **ret, struct gw_error *err)
 {
 	struct gw_lazy *l = calloc(1, sizeof(*l));
 	size_t words = gw_ram_bitmap_words(ram);
@@ -333,6 +370,7 @@ int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lazy **ret, 
 		return gw_error_set(err, ENOMEM, "out of memory");
 	l->ram = ram;
 	l->snap = snap;
+	l->lineage = lineage;
 	l->uffd = -1;
 	pthread_mutex_init(&l->lock, NULL);
 	init_conds(l);
@@ -341,7 +379,7 @@ int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lazy **ret, 
 	l->here = calloc(words, sizeof(uint64_t));
 	l->claimed = calloc(words, sizeof(uint64_t));
 	l->wanted = calloc(words, sizeof(uint64_t));
-	if (!l->here || !l->claimed || !l->wanted || l->wake_fd < 0)
+	if (!l->here || !l->claimed || !l->wanted || l->wake_fd < 0 || (lineage && gw_lazy_gift_new(l) < 0))
 		r = gw_error_set(err, ENOMEM, "out of memory");
 	r = r ?: register_ram(l, err);
 	r = r ?: start_threads(l, err);
@@ -421,6 +459,12 @@ int gw_lazy_touched(struct gw_lazy *l, struct gw_buf *out)
 	return r;
 }
 
+void gw_lazy_all_here(struct gw_lazy *l)
+{
+	if (l->gift)
+		gw_lazy_share_flush(l);
+}
+
 static void join_fetchers(struct gw_lazy *l)
 {
 	pthread_mutex_lock(&l->lock);
@@ -457,6 +501,7 @@ void gw_lazy_free(struct gw_lazy *l)
 	pthread_cond_destroy(&l->work);
 	pthread_cond_destroy(&l->news);
 	pthread_mutex_destroy(&l->lock);
+	gw_lazy_gift_free(l);
 	free(l->here);
 	free(l->claimed);
 	free(l->wanted);

@@ -13,6 +13,10 @@
  *   again and again: until then who touched it waits, and gw_lazy_stats() says why.
  * - Blocks of 2 MiB that are all zeros are not registered. When all is here nothing is.
  *
+ * With a lineage (ksm/lineage.h) the page store is asked before the repository: pages that it has are mapped, once their proofs were checked. What the
+ * background fetches is given to the store and mapped from there; what somebody waited for is placed at once and given as well, for the sharer to exchange
+ * it later.
+ *
  * Pages that the guest gives back meanwhile (gw_ram_discard()) read as zeros when they had been here, else as what they held: a guest does not rely on either
  * (virtio 1.2, 5.5.6.7).
  */
@@ -28,6 +32,7 @@
 #include "migrate/repo/snap.h"
 
 struct gw_lazy;
+struct gw_lineage;
 
 struct gw_lazy_stats {
 	uint64_t pages;    /* that the snapshot has content for */
@@ -39,11 +44,12 @@ struct gw_lazy_stats {
 };
 
 /*
- * `ram` must be empty and nobody else's userfaultfd have it. From now on pages come when they are touched. `snap` has as many pages; both borrowed. Threads that touch
+ * `ram` must be empty and nobody else's userfaultfd have it. From now on pages come when they are touched. `snap` has as many pages; both borrowed, and the lineage (may be NULL), which has
+ * the same RAM. Threads that touch
  * `ram` can wait without end: whoever ends this before all is here makes sure that there are none. -EPERM, -ENOSYS: this host allows no userfaultfd
  * that holds the kernel's faults.
  */
-int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lazy **ret, struct gw_error *err);
+int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lineage *lineage, struct gw_lazy **ret, struct gw_error *err);
 /* Fetches the rest, in this order first (may be empty); copied. 0 or -ENOMEM. */
 int gw_lazy_background(struct gw_lazy *l, const struct gw_snap_range *order, size_t count);
 /* True when all is here. Waits until then, or until the VM begins or ceases to wait for what cannot be read, or for the deadline. */
@@ -51,6 +57,8 @@ bool gw_lazy_wait(struct gw_lazy *l, bool stalled, uint64_t deadline_ns);
 void gw_lazy_stats(struct gw_lazy *l, struct gw_lazy_stats *ret);
 /* In which order pages were touched (repo/touch.h), those of gw_lazy_background() first. 0 or -ENOMEM. */
 int gw_lazy_touched(struct gw_lazy *l, struct gw_buf *out);
+/* When gw_lazy_wait() has said true: the page store is given what it was not given yet. */
+void gw_lazy_all_here(struct gw_lazy *l);
 /* What is missing is zero from now on: the guest begins anew. Nobody touches RAM meanwhile. */
 void gw_lazy_forget(struct gw_lazy *l);
 /* Reads that are under way must fail soon: gw_repo_cancel(). Takes NULL. */

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "ksm/lineage.h"
 #include "lib/clock.h"
 #include "lib/failpoint.h"
 #include "lib/log.h"
@@ -141,7 +142,7 @@ static int check_machine(struct gw_load *l, struct gw_error *err)
 static int hold_memory(struct gw_load *l, struct gw_error *err)
 {
 	struct gw_lazy *lazy = NULL;
-	int r = gw_pages_empty(l->vm.ram, err) ?: gw_lazy_new(l->vm.ram, l->snap, &lazy, err);
+	int r = gw_pages_empty(l->vm.ram, err) ?: gw_lazy_new(l->vm.ram, l->snap, l->p.lineage, &lazy, err);
 
 	pthread_mutex_lock(&l->lock);
 	l->lazy = lazy;
@@ -221,6 +222,9 @@ static void begin_background(struct gw_load *l)
 	/* Only a hint. */
 	if (data && gw_touch_decode(data, len, gw_ram_pages(l->vm.ram), &order, &count) < 0)
 		gw_warn("loading: the order of first touches in %s is damaged", l->p.name);
+	/* What is fetched before would be a copy. The VM runs already, and gets what it touches. */
+	if (l->p.lineage)
+		gw_lineage_await(l->p.lineage);
 	while (gw_lazy_background(l->lazy, order, count) < 0)
 		usleep(100000); /* until then what is touched comes all the same */
 }
@@ -266,6 +270,7 @@ static void fetch(struct gw_load *l)
 	}
 	if (stalled)
 		set_running(l, true);
+	gw_lazy_all_here(l->lazy);
 }
 
 static void *load_main(void *arg)

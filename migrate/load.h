@@ -45,7 +45,7 @@ struct gw_load_progress {
 	char message[256];
 };
 
-/* All is copied. */
+/* All is copied but the lineage. */
 struct gw_load_params {
 	const char *url;
 	uint8_t key[GW_REPO_KEY_LEN]; /* the repository's */
@@ -54,6 +54,7 @@ struct gw_load_params {
 	uint8_t id[16];               /* of the snapshot that is meant */
 	uint64_t epoch;               /* that the VM is owned with from OWNER on */
 	bool paused;                  /* it does not run */
+	struct gw_lineage *lineage;   /* borrowed until gw_load_free(): memory is shared by it while it comes (ksm/lineage.h); NULL: it is not */
 };
 
 /* On the engine's thread, at least about five times a second but while the VM is being stopped. After DONE, FAILED or CANCELLED it is not called again. */

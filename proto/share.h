@@ -17,9 +17,14 @@
  *   SLOTS        chunk, its live slots->            when few are left; until then it may map whatever it was asked to
  *   SYNC         end of a pass        -> SYNCED     every order that follows from earlier REPORTs of this client alone was sent
  *   ADOPT        id, descriptor       -> ADOPTED    after the daemon's restart: chunks that this client still maps
+ *   FIND         names                -> FOUND      which of them are here, after the CHUNKs that hold them (version 2, like the next)
+ *   OFFER        names, descriptor    -> ADOPTED    pages that the client has loaded, in a file that it filled and sealed
  *
  * Orders are proposals. The client compares bytes under write protection before it maps anything (invariant 4), and may skip any.
  * Whatever a client says can only cost what it itself brings: hashes are recomputed from PAGES before a page is stored.
+ *
+ * A name is what a page is called by those who load it from somewhere (ksm/lineage.h), who know what it must hold before they have it. To the daemon
+ * names and proofs are numbers: it may be told wrong ones, and who finds a page by its name checks the proof before he maps it.
  */
 #ifndef GW_PROTO_SHARE_H
 #define GW_PROTO_SHARE_H
@@ -27,7 +32,8 @@
 #include <assert.h>
 #include <stdint.h>
 
-#define GW_SHARE_VERSION 1u
+#define GW_SHARE_VERSION 2u
+#define GW_SHARE_VERSION_MIN 1u                 /* also spoken, by either end */
 #define GW_SHARE_CHUNK_PAGES 512u               /* slots of a chunk: 2 MiB, one entry of the page directory */
 #define GW_SHARE_SECRET_LEN 192u                /* XXH3_128bits_withSecret: as long as its default secret */
 #define GW_SHARE_MAX_REPORT 1024u               /* entries of a REPORT */
@@ -35,6 +41,8 @@
 #define GW_SHARE_MAX_PAGES 15u                  /* pages of a PAGES packet: below 64 KiB */
 #define GW_SHARE_MAX_RUNS 1024u                 /* entries of MERGE, REMAP and LIVE */
 #define GW_SHARE_MAX_SLOTS 512u                 /* entries of SLOTS */
+#define GW_SHARE_MAX_FIND 1024u                 /* entries of FIND */
+#define GW_SHARE_PROOF_LEN 16u
 #define GW_SHARE_MAX_CLIENT_PAGES (1ull << 30)  /* 4 TiB of RAM */
 #define GW_SHARE_REPORTS_AHEAD 16u              /* REPORTs that may wait for their DONE; one more ends the session */
 #define GW_SHARE_MAX_PACKET 65536u
@@ -56,13 +64,16 @@ enum gw_share_type {
 	GW_SHARE_ADOPT = 13,
 	GW_SHARE_ADOPTED = 14,
 	GW_SHARE_SLOTS = 15,
+	GW_SHARE_FIND = 16,
+	GW_SHARE_FOUND = 17,
+	GW_SHARE_OFFER = 18,
 };
 
 /* Before every message. `count` entries of the type's structure follow; their length and the packet's must agree exactly. */
 struct gw_share_head {
 	uint16_t type;
 	uint16_t count;
-	uint32_t cookie;  /* FETCH: its number, which its PAGES repeat; SYNC: repeated by SYNCED; else 0 */
+	uint32_t cookie;  /* FETCH: its number, which its PAGES repeat; SYNC, FIND: repeated by SYNCED, FOUND; OFFER: as `chunk` of ADOPT; else 0 */
 };
 
 struct gw_share_hello {       /* HELLO, 1 */
@@ -134,8 +145,29 @@ struct gw_share_adopt {       /* ADOPT, 1, with one descriptor */
 };
 
 struct gw_share_adopted {     /* ADOPTED, 1 */
-	uint32_t chunk;       /* as in ADOPT */
+	uint32_t chunk;       /* as in ADOPT, or the cookie of OFFER */
 	uint32_t now;         /* its id in this session; GW_SHARE_NO_CHUNK: refused, the client lets go of it */
+};
+
+struct gw_share_find {        /* FIND, 1 to GW_SHARE_MAX_FIND */
+	uint64_t name;
+};
+
+struct gw_share_found {       /* FOUND, 0 to GW_SHARE_MAX_FIND: by index; what is left out is not here */
+	uint32_t index;       /* of the name in FIND */
+	uint32_t chunk;
+	uint16_t slot;
+	uint16_t reserved;    /* 0 */
+	uint8_t proof[GW_SHARE_PROOF_LEN];
+};
+
+/*
+ * OFFER, 1 to GW_SHARE_CHUNK_PAGES, with one descriptor: of each slot of the file. Not adopted when half of the names are here already: who loads the
+ * same at the same time looks for them again.
+ */
+struct gw_share_named {
+	uint64_t name;
+	uint8_t proof[GW_SHARE_PROOF_LEN];
 };
 
 static_assert(sizeof(struct gw_share_head) == 8, "no padding on the wire");
@@ -145,6 +177,8 @@ static_assert(sizeof(struct gw_share_page) == 4104, "no padding on the wire");
 static_assert(sizeof(struct gw_share_slots) == 72, "no padding on the wire");
 static_assert(sizeof(struct gw_share_merge) == 16, "no padding on the wire");
 static_assert(sizeof(struct gw_share_remap) == 16, "no padding on the wire");
+static_assert(sizeof(struct gw_share_found) == 28, "no padding on the wire");
+static_assert(sizeof(struct gw_share_named) == 24, "no padding on the wire");
 static_assert(sizeof(struct gw_share_head) + GW_SHARE_MAX_PAGES * sizeof(struct gw_share_page) <= GW_SHARE_MAX_PACKET, "PAGES fits");
 static_assert(sizeof(struct gw_share_head) + GW_SHARE_MAX_REPORT * sizeof(struct gw_share_hash) <= GW_SHARE_MAX_PACKET, "REPORT fits");
 static_assert(sizeof(struct gw_share_head) + GW_SHARE_MAX_SLOTS * sizeof(struct gw_share_slots) <= GW_SHARE_MAX_PACKET, "SLOTS fits");

@@ -100,8 +100,9 @@ static int do_share(struct gw_machine *m, struct gw_control_call *call)
 		return gw_error_set(&call->err, EINVAL, "sharing needs one descriptor, a socket to the page-store daemon");
 	if (req->interval_ms > 24 * 3600 * 1000ull || req->stall_us > 1000000)
 		return gw_error_set(&call->err, EINVAL, "passes are at most a day apart, and writers wait at most a second");
-	/* While it moves a VM shares nothing new; it is offered again afterwards. */
-	if (gw_vm_move_state(gw_machine_move(m)) != GW_VM_MOVE_NONE)
+	/* While it moves a VM shares nothing new; it is offered again afterwards. But one that waits may share what it will load. */
+	config.loading = gw_vm_move_state(gw_machine_move(m)) == GW_VM_MOVE_WAITING && !req->image_only;
+	if (gw_vm_move_state(gw_machine_move(m)) != GW_VM_MOVE_NONE && !config.loading)
 		return gw_error_set(&call->err, EBUSY, "a move is under way");
 	if (gw_vm_move_loading(gw_machine_move(m)))
 		return gw_error_set(&call->err, EBUSY, "the VM's memory is still on its way from a repository");
@@ -129,6 +130,7 @@ static int do_share_status(struct gw_machine *m, struct gw_control_call *call)
 	call->share.zero_pages = s->zero_pages;
 	call->share.shared_pages = s->shared_pages;
 	call->share.broken_pages = s->broken_pages;
+	call->share.lineage_pages = s->lineage_pages;
 	call->share.hashed_pages = s->hashed_pages;
 	call->share.merged_pages = s->merged_pages;
 	call->share.again_pages = s->again_pages;

@@ -12,6 +12,7 @@
 #include <systemd/sd-event.h>
 
 #include "lib/failpoint.h"
+#include "lib/limits.h"
 #include "lib/log.h"
 #include "lib/util.h"
 #include "vmm/control.h"
@@ -158,6 +159,7 @@ int main(int argc, char **argv)
 
 	gw_options_parse(&p.options, argc, argv);
 	gw_log_init("godwit-vmm", p.options.config.name, p.options.debug ? GW_LOG_DEBUG : GW_LOG_INFO);
+	gw_raise_open_files();
 	if (start(&p, &err) < 0) {
 		gw_error_log("%s", gw_error_text(&err));
 		code = GW_EXIT_START;

@@ -80,7 +80,7 @@ int gw_vm_move_load(struct gw_vm_move *mv, const Godwit__Load *req, struct gw_er
 {
 	struct gw_move_vm vm = gw_vm_move_handle(mv);
 	struct gw_load_params p = { .url = req->url, .name = req->name, .generation = req->generation, .epoch = req->epoch,
-				    .paused = req->paused };
+				    .paused = req->paused, .lineage = gw_vm_lineage(mv->vm) };
 	int r = check_key(req->key, err);
 
 	if (r == 0 && req->id.len != sizeof(p.id))
@@ -129,6 +129,7 @@ static void follow_load(struct gw_vm_move *mv, const struct gw_load_progress *p)
 		if (gw_load_touched(mv->load, &mv->touched) < 0)
 			mv->touched.len = 0; /* a hint */
 		gw_load_free(gw_steal_ptr(&mv->load));
+		gw_vm_share_loaded(mv->vm);
 		gw_vm_move_set_state(mv, GW_VM_MOVE_NONE, "");
 		break;
 	case GW_LOAD_FAILED:

@@ -265,6 +265,8 @@ void gw_vm_move_set_state(struct gw_vm_move *mv, enum gw_vm_move_state state, co
 		gw_vm_share_pause(mv->vm);
 	else if (state == GW_VM_MOVE_NONE && (mv->state == GW_VM_MOVE_OUT || mv->state == GW_VM_MOVE_SAVING || mv->state == GW_VM_MOVE_IN_DOUBT))
 		gw_vm_share_resume(mv->vm);
+	else if (state == GW_VM_MOVE_NONE && !mv->load)
+		gw_vm_share_loaded(mv->vm); /* it came otherwise */
 	mv->state = state;
 	mv->hooks->state(mv->arg, state, why);
 }

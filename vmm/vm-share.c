@@ -29,6 +29,17 @@ bool gw_vm_share_stats(const struct gw_vm *vm, struct gw_sharer_stats *ret)
 	return vm->sharer != NULL;
 }
 
+struct gw_lineage *gw_vm_lineage(struct gw_vm *vm)
+{
+	return vm->sharer ? gw_sharer_lineage(vm->sharer) : NULL;
+}
+
+void gw_vm_share_loaded(struct gw_vm *vm)
+{
+	if (vm->sharer)
+		gw_sharer_loaded(vm->sharer);
+}
+
 void gw_vm_share_pause(struct gw_vm *vm)
 {
 	if (vm->sharer)

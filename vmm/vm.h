@@ -83,6 +83,9 @@ const struct gw_vm_config *gw_vm_config(const struct gw_vm *vm);
 int gw_vm_share(struct gw_vm *vm, const struct gw_sharer_config *config, int fd, struct gw_error *err);
 /* False when it never shared. */
 bool gw_vm_share_stats(const struct gw_vm *vm, struct gw_sharer_stats *ret);
+/* With config->loading: for what brings memory (ksm/lineage.h); NULL: it is not shared. And: memory is here. */
+struct gw_lineage *gw_vm_lineage(struct gw_vm *vm);
+void gw_vm_share_loaded(struct gw_vm *vm);
 /* No page is exchanged between the two calls. */
 void gw_vm_share_pause(struct gw_vm *vm);
 void gw_vm_share_resume(struct gw_vm *vm);

@@ -54,6 +54,7 @@ int gw_repo_keys_derive(const uint8_t key[GW_REPO_KEY_LEN], const uint8_t id[GW_
 		{ "godwit repository 1 salts", k.salts, sizeof(k.salts) },
 		{ "godwit repository 1 names", k.names, sizeof(k.names) },
 		{ "godwit repository 1 config", k.config, sizeof(k.config) },
+		{ "godwit repository 1 proofs", k.proofs, sizeof(k.proofs) },
 		{ "godwit repository 1 fingerprint", k.fingerprint, sizeof(k.fingerprint) },
 	};
 	int r = 0;

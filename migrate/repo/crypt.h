@@ -28,6 +28,7 @@ struct gw_repo_keys {
 	uint8_t salts[GW_REPO_KEY_LEN];   /* what makes nonces and salts differ with the content */
 	uint8_t names[GW_REPO_KEY_LEN];   /* names of snapshots' folders */
 	uint8_t config[GW_REPO_KEY_LEN];  /* authenticates the configuration */
+	uint8_t proofs[GW_REPO_KEY_LEN];  /* that pages which another VM has loaded are what it says */
 	uint8_t fingerprint[GW_REPO_ID_LEN]; /* tells this repository from one that somebody put in its place; no secret */
 };
 /* 0 or -EIO. */

@@ -46,6 +46,21 @@ static int say(struct gw_store_client *c, unsigned type, uint32_t cookie, const 
 	return gw_store_packet(c, packet, sizeof(h) + n * size, fd);
 }
 
+/* Asks for names, or offers as many as a file has pages, or about. */
+static int by_name(struct gw_store_client *c, unsigned what, unsigned arg)
+{
+	struct gw_share_named named[5];
+	struct gw_share_find find[8];
+
+	for (unsigned i = 0; i < 8; i++)
+		find[i].name = arg / 8 % 8 + i;
+	for (unsigned i = 0; i < 5; i++)
+		named[i] = (struct gw_share_named){ .name = arg / 16 % 8 + i * (what & 1) };
+	if (what & 2)
+		return say(c, GW_SHARE_FIND, arg, find, 1 + arg % 8, sizeof(find[0]), -1);
+	return say(c, GW_SHARE_OFFER, arg, named, GW_MAX(arg % 5, 1u), sizeof(named[0]), sealed(arg));
+}
+
 /* A sensible packet from two bytes of input. */
 static int sensible(struct gw_store *s, struct gw_store_client *c, unsigned what, unsigned arg)
 {
@@ -124,7 +139,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		len -= 2;
 		n = (unsigned)GW_MIN(n, len);
 		if (!*x) {
-			struct gw_share_hello h = { 1, 1, PAGES };
+			struct gw_share_hello h = { 1, what & 4 ? 1 : 2, PAGES };
 
 			if (gw_store_join(s, 0, NULL, x) < 0)
 				break;
@@ -148,6 +163,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 			r = say(*x, GW_SHARE_ADOPT, 0, &a, 1, sizeof(a), sealed(n));
 			break;
 		}
+		case 8:
+			r = by_name(*x, what >> 2 & 3, n);
+			break;
 		case 4:
 		case 5:
 		case 6:
@@ -171,7 +189,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	}
 	gw_store_leave(c[0]);
 	gw_store_leave(c[1]);
-	if (s->nchunks != 0 || s->used_pending != 0 || s->used_waiters != 0 || s->stored_pages != 0 || s->live_pages != 0)
+	if (s->nchunks != 0 || s->used_pending != 0 || s->used_waiters != 0 || s->stored_pages != 0 || s->live_pages != 0 ||
+	    s->names.count != 0)
 		__builtin_trap();
 	gw_store_free(s);
 	return 0;

@@ -314,6 +314,8 @@ static void take_repo_news(struct fake *f)
 	if (f->load && loaded >= GW_LOAD_DONE) {
 		gw_load_free(f->load);
 		f->load = NULL;
+		if (f->sharer)
+			gw_sharer_loaded(f->sharer);
 	}
 }
 
@@ -344,6 +346,7 @@ static int begin_load(struct fake *f, const Godwit__Load *req, struct gw_error *
 	memcpy(p.id, req->id.data, sizeof(p.id));
 	f->state = IN;
 	f->epoch = req->epoch;
+	p.lineage = f->sharer ? gw_sharer_lineage(f->sharer) : NULL;
 	return gw_load_start(&p, &vm, f->journal, on_loaded, f, &f->load, err);
 }
 
@@ -456,7 +459,7 @@ static int share(struct fake *f, const Godwit__Share *req, const int *fds, unsig
 		return gw_error_set(err, EPERM, "no userfaultfd for kernel faults");
 	}
 	if (getenv("GW_TEST_SHARING")) {
-		const struct gw_sharer_config config = { .cpu_percent = 100, .interval_ns = 20 * GW_NS_PER_MS };
+		const struct gw_sharer_config config = { .cpu_percent = 100, .interval_ns = 20 * GW_NS_PER_MS, .loading = f->state == WAITING };
 		int r = f->sharer ? 0 : gw_sharer_new(f->vm.ram, &config, &f->sharer, err);
 
 		if (r == 0)
@@ -511,6 +514,7 @@ static void tell_sharing(struct fake *f, Godwit__ShareStatus *s)
 	s->pages = stats.pages;
 	s->zero_pages = stats.zero_pages;
 	s->shared_pages = stats.shared_pages;
+	s->lineage_pages = stats.lineage_pages;
 	s->passes = stats.passes;
 	s->metadata_bytes = stats.metadata_bytes;
 }

@@ -269,7 +269,7 @@ int race_run(const struct race *race, struct race_result *ret, char why[256])
 	if (r == 0)
 		r = gw_pagemap_new(&map);
 	if (r == 0)
-		r = gw_written_new(s.ram, map, &written);
+		r = gw_written_new(s.ram, map, false, &written);
 	if (r == 0)
 		r = gw_overlays_new(gw_ram_pages(s.ram), &overlays);
 	for (unsigned i = 0; i < 2 && r >= 0; i++)

@@ -11,6 +11,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "ksm/chunk.h"
 #include "lib/util.h"
 
 void share_content(uint64_t number, uint8_t page[4096])
@@ -167,6 +168,47 @@ void share_peer_slots(struct share_peer *p, uint32_t chunk)
 	share_peer_say(p, GW_SHARE_SLOTS, 0, &m, 1, sizeof(m), -1);
 }
 
+static int share_file(uint64_t content, unsigned n)
+{
+	struct gw_chunk *k;
+	int fd;
+
+	assert_int_equal(gw_chunk_new(&k), 0);
+	for (unsigned i = 0; i < n; i++) {
+		uint8_t page[4096];
+		const struct iovec iov = { page, sizeof(page) };
+
+		share_content(content + i, page);
+		assert_int_equal(gw_chunk_append(k, &iov, 1), 0);
+	}
+	assert_int_equal(gw_chunk_seal(k), 0);
+	fd = dup(k->fd);
+	gw_chunk_unref(k);
+	return fd;
+}
+
+void share_peer_offer(struct share_peer *p, uint32_t cookie, uint64_t content, uint64_t name, unsigned n)
+{
+	struct gw_share_named named[GW_SHARE_CHUNK_PAGES];
+	int fd = share_file(content, n);
+
+	for (unsigned i = 0; i < n; i++) {
+		named[i].name = name + i;
+		memset(named[i].proof, (int)((name + i) & 0xff), sizeof(named[i].proof));
+	}
+	share_peer_say(p, GW_SHARE_OFFER, cookie, named, n, sizeof(named[0]), fd);
+	close(fd);
+}
+
+void share_peer_find(struct share_peer *p, uint32_t cookie, uint64_t name, unsigned n)
+{
+	struct gw_share_find ask[GW_SHARE_MAX_FIND];
+
+	for (unsigned i = 0; i < n; i++)
+		ask[i].name = name + i;
+	share_peer_say(p, GW_SHARE_FIND, cookie, ask, n, sizeof(ask[0]), -1);
+}
+
 void share_peer_sync(struct share_peer *p, uint32_t cookie)
 {
 	share_peer_say(p, GW_SHARE_SYNC, cookie, NULL, 0, 0, -1);
@@ -255,6 +297,7 @@ static void handle(struct share_peer *p, const struct gw_share_head *h, size_t l
 	const struct gw_share_merge *merge = (const void *)(h + 1);
 	const struct gw_share_remap *remap = (const void *)(h + 1);
 	const struct gw_share_adopted *adopted = (const void *)(h + 1);
+	const struct gw_share_found *found = (const void *)(h + 1);
 
 	assert_true((fd >= 0) == (h->type == GW_SHARE_CHUNK));
 	switch (h->type) {
@@ -306,6 +349,13 @@ static void handle(struct share_peer *p, const struct gw_share_head *h, size_t l
 	case GW_SHARE_ADOPTED:
 		p->adopted++;
 		p->adopted_as = adopted->now;
+		break;
+	case GW_SHARE_FOUND:
+		p->founds++;
+		p->nfound = h->count;
+		memcpy(p->found, found, h->count * sizeof(*found));
+		for (unsigned i = 0; i < h->count; i++)
+			assert_true(found[i].reserved == 0 && (i == 0 || found[i].index > found[i - 1].index));
 		break;
 	default:
 		fail_msg("a message of type %u", h->type);

@@ -33,6 +33,8 @@ struct share_peer {
 
 	unsigned welcomed, dones, fetches, fetched, chunks, runs, merged, refused, remap_runs, remap_pages, remapped, synced, adopted;
 	unsigned merged_at_sync;
+	unsigned founds, nfound; /* FOUNDs, and entries of the last one */
+	struct gw_share_found found[GW_SHARE_MAX_FIND];
 	uint32_t last_sync, last_cookie, adopted_as;
 	uint64_t fetched_page[4096]; /* in the order that they were asked for */
 };
@@ -56,6 +58,9 @@ void share_peer_hash(const struct share_peer *p, uint64_t number, struct gw_shar
 void share_peer_live(struct share_peer *p, uint32_t chunk, uint32_t pages);
 /* What it maps of a chunk, as SLOTS. */
 void share_peer_slots(struct share_peer *p, uint32_t chunk);
+/* Offers a file of contents content.., n pages, called name.. with proofs of 16 times their name's low byte; and asks for n such names. */
+void share_peer_offer(struct share_peer *p, uint32_t cookie, uint64_t content, uint64_t name, unsigned n);
+void share_peer_find(struct share_peer *p, uint32_t cookie, uint64_t name, unsigned n);
 void share_peer_sync(struct share_peer *p, uint32_t cookie);
 /* Stops mapping pages; LIVE is told of each chunk that they were of. At 0 the descriptor is closed. */
 void share_peer_drop(struct share_peer *p, uint64_t first, unsigned n);

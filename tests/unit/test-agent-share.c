@@ -14,6 +14,7 @@
 #include "lib/clock.h"
 #include "lib/io.h"
 #include "lib/util.h"
+#include "repo-help.h"
 
 static struct agent_lab lab;
 
@@ -416,6 +417,35 @@ static int teardown_real(void **state)
 	return teardown(state);
 }
 
+/* A VM that is resumed has its session before it loads: what it maps from then on is told. */
+static void test_from_a_snapshot(void **state)
+{
+	char url[128], path[128];
+	uint64_t deadline = gw_now_ns() + TEST_PATIENCE;
+	FILE *f;
+
+	snprintf(url, sizeof(url), "file://%s/repo", lab.dir);
+	repo_init_url(url, 600);
+	snprintf(path, sizeof(path), "%s/pass", lab.dir);
+	f = fopen(path, "we");
+	assert_non_null(f);
+	fprintf(f, "%s\n", REPO_PASS);
+	fclose(f);
+	start_vm("v1", NULL);
+	for (int i = 0; i < 100 && domain_figure("default", "godwit_share_vms") < 1; i++)
+		usleep(20000);
+	if (events(0, "share-refused")) {
+		print_message("skipped: no safe merging here\n");
+		skip();
+	}
+	check(domain_figure("default", "godwit_share_lineage_bytes") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v1 --to %s --passphrase-file %s", url, path) == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "resume v1 --from %s --passphrase-file %s", url, path) == 0);
+	while (domain_figure("default", "godwit_share_lineage_bytes") / 4096 < 1000 && gw_now_ns() < deadline)
+		usleep(50000);
+	check(domain_figure("default", "godwit_share_lineage_bytes") / 4096 >= 1000);
+}
+
 /* The real sharer where it gets no userfaultfd. */
 static void test_refusal_real(void **state)
 {
@@ -532,6 +562,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_figures, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_watch, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refusal_real, setup_real, teardown_real),
+		cmocka_unit_test_setup_teardown(test_from_a_snapshot, setup_real, teardown_real),
 		cmocka_unit_test_setup_teardown(test_real, setup_real, teardown_real),
 	};
 	int status;

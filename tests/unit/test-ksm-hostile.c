@@ -241,7 +241,7 @@ static void test_malformed(void **state)
 		struct {
 			struct gw_share_head head;
 			struct gw_share_hello h;
-		} hi = { { GW_SHARE_HELLO, 1, 0 }, { 2, 3, 50 } };
+		} hi = { { GW_SHARE_HELLO, 1, 0 }, { 3, 4, 50 } };
 
 		assert_int_equal(gw_store_packet(raw, &report, sizeof(report), -1), -EPROTO);
 		assert_int_equal(gw_store_packet(raw, &hi, sizeof(hi), -1), -EPROTONOSUPPORT);

@@ -47,7 +47,7 @@ static int set_up(void **state)
 	for (uint64_t i = 0; i < PAGES; i += 512)
 		madvise(gw_ram_page(b->ram, i), 512 << GW_PAGE_SHIFT, MADV_NOHUGEPAGE);
 	assert_int_equal(gw_pagemap_new(&b->map), 0);
-	assert_int_equal(gw_written_new(b->ram, b->map, &b->written), 0);
+	assert_int_equal(gw_written_new(b->ram, b->map, false, &b->written), 0);
 	assert_int_equal(gw_overlays_new(PAGES, &b->overlays), 0);
 	r = gw_overlays_add(b->overlays, 7, make_chunk(F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK), 64);
 	assert_true(r >= 0);
