@@ -65,7 +65,7 @@ class Godwit:
         self.lab = lab
         self.cluster = Cluster(lab, hosts=(HOST,), bin=build, share=share)
         lab.sh(HOST, f"rm -rf /srv/repo; echo of a bench > /tmp/pass; godwit repo init {URL} --passphrase-file /tmp/pass > /tmp/made && "
-                     f"godwit repo key add {URL} --passphrase-file /tmp/pass --cert /etc/godwit/{HOST}.crt")
+                     f"godwit repo key add {URL} --passphrase-file /tmp/pass --new-cert /etc/godwit/{HOST}.crt")
         fingerprint = lab.sh(HOST, "sed -n 's/^fingerprint *//p' /tmp/made").stdout.strip()
         self.key = ("--fingerprint", fingerprint)
 

@@ -59,7 +59,7 @@ def init_repository(lab, cluster, url):
     for host in cluster.hosts:
         certificate = lab.sh(host, f"cat /etc/godwit/{host}.crt").stdout
         lab.sh("h1", f"cat > /tmp/{host}.crt", input=certificate)
-        cluster.godwit("h1", "repo", "key", "add", "--repo", url, "--passphrase-file", "/etc/godwit/passphrase", "--cert", f"/tmp/{host}.crt")
+        cluster.godwit("h1", "repo", "key", "add", "--repo", url, "--passphrase-file", "/etc/godwit/passphrase", "--new-cert", f"/tmp/{host}.crt")
     return url, "--fingerprint", made["fingerprint"]
 
 
