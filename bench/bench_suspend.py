@@ -24,6 +24,7 @@ from pathlib import Path
 from bench_move import _Hosts, _Shape, inside_network
 from cluster import TOP, Cluster, Guest, SharedDisk
 from gwbench import report, stats
+from gwbench.duplab import mem_available
 from gwbench.qemu import Qmp, QemuVm
 from labtest import GUEST_IP, Lab, Probe, guest, wait_for
 
@@ -113,6 +114,7 @@ class Qemu:
         first = FirstAnswer(vm.ip)
         again = QemuVm(self.hosts, HOST, _Shape(vm), incoming=self.STATE)
         try:
+            again.go_on()
             tick_s = first.seconds()
             check(self.lab, vm)
         finally:
@@ -170,23 +172,17 @@ def images(lab, godwit):
             disk.close()
 
 
-def memory(lab):
-    """Bytes that VMMs and the page store have, each page counted once."""
-    script = "for p in $(pidof godwit-vmm godwit-ksmd); do cat /proc/$p/smaps_rollup; done | awk '/^Pss:/ { sum += $2 } END { print sum }'"
-    return int(lab.sh(HOST, script).stdout) << 10
-
-
-def clones(lab, godwit, count, deadline_s=600):
-    """Memory of so many, once all of theirs is there and no more comes to be shared; seconds until all run."""
+def clones(lab, godwit, count, deadline_s=240):
+    """Memory of so many, as the host has less of it, once all of theirs is there and no more comes to be shared; seconds until all run."""
     names = [f"clone-{i + 1}" for i in range(count)]
-    begin = time.monotonic()
+    free, begin = mem_available(lab), time.monotonic()
     godwit.cluster.godwit(HOST, "clone", "origin", count, "--name", "clone", "--from", URL, *godwit.key)
     took = time.monotonic() - begin
     wait_for(lambda: all(godwit.cluster.show(HOST, name)["load"]["phase"] == "done" for name in names), "all of their memory is here", poll=1)
-    least, since = memory(lab), time.monotonic()
+    least, since = free - mem_available(lab), time.monotonic()
     while time.monotonic() - since < 30 and time.monotonic() - begin < deadline_s:
         time.sleep(2)
-        now = memory(lab)
+        now = free - mem_available(lab)
         if now < least * 0.99:
             since = time.monotonic()
         least = min(least, now)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Saving this VMM's VM to a repository, and loading it from one; see move.h. */
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <string.h>
 
@@ -129,6 +130,8 @@ static void follow_load(struct gw_vm_move *mv, const struct gw_load_progress *p)
 		if (gw_load_touched(mv->load, &mv->touched) < 0)
 			mv->touched.len = 0; /* a hint */
 		gw_load_free(gw_steal_ptr(&mv->load));
+		/* Index and manifest are some MiB, of which the allocator keeps all; on a host of many clones that is much of what each has of its own. */
+		malloc_trim(0);
 		gw_vm_share_loaded(mv->vm);
 		gw_vm_move_set_state(mv, GW_VM_MOVE_NONE, "");
 		break;

@@ -124,6 +124,12 @@ class QemuVm:
         self.qmp.wait_migrated(300)
         return time.monotonic() - begin
 
+    def go_on(self):
+        """Runs what comes from a file once it is there: it was stopped when it was saved."""
+        while self.qmp("query-status")["status"] == "inmigrate":
+            time.sleep(0.005)
+        self.qmp("cont")
+
     def migrate_to(self, other, deadline=180):
         """Moves to `other`; returns seconds from the command to its end, and QEMU's own account of it."""
         begin, limits = time.monotonic(), iter(RELAXED)
