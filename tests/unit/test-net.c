@@ -382,9 +382,12 @@ static void packets_follow_a_guest(void **state)
 	uint32_t len;
 
 	assert_true(guest_start(g, f->fake, SLOT, NO_TSO));
-	give_buffers(f, 0, 3, 2048);
 	/* One that runs keeps its own. */
+	to_wire(f, HDR + 88, 88);
 	f->dev.ops->drain(f->dev.self, &sink);
+	give_buffers(f, 0, 4, 2048);
+	assert_true(guest_used(g, 0, NULL, &len));
+	assert_int_equal(len, HDR + 88);
 	f->dev.ops->quiesce(f->dev.self);
 	f->dev.ops->drain(f->dev.self, &sink);
 	assert_int_equal(got.count, 0);
