@@ -17,8 +17,8 @@
 #define GW_CHUNK_DIGEST_LEN 32u
 
 struct gw_chunk_slot {
-	uint64_t low, high; /* XXH3-128 under the domain's secret */
-	uint64_t origin;    /* the page that it was read from (the store's notation); 0: not known */
+	uint64_t key;    /* the index's, of its hash */
+	uint64_t origin; /* the page that it was read from (the store's notation); 0: not known */
 };
 
 /* A page that waits for the chunk to be sealed. */

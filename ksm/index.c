@@ -4,14 +4,15 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 
 #include "lib/util.h"
 
 #define MIN_CAP 32u
-/* Filled to four fifths at most: beyond it the way from the home to the entry grows fast. */
-#define MAX_COUNT(cap) ((cap) / 5 * 4)
-#define GROWN(cap) ((cap) + GW_MAX((cap) / 8, 16u))
+/* Filled to seven eighths at most: beyond it the way from the home to the entry grows fast. */
+#define MAX_COUNT(cap) ((cap) / 8 * 7)
+#define GROWN(cap) ((cap) + GW_MAX((cap) / 16, 16u))
 /* After a cleaning a shard must have this much room, or it would be cleaned again at once. */
 #define ROOMY(cap) ((cap) / 3 * 2)
 #define PREFETCH_AHEAD 12u
@@ -27,22 +28,34 @@ int gw_index_init(struct gw_index *ix, const struct gw_index_owner *owner)
 	return 0;
 }
 
+static void drop(struct gw_index *ix, struct gw_index_shard *s)
+{
+	size_t len = s->total * sizeof(*s->at);
+
+	if (s->at)
+		munmap(s->at, len);
+	ix->bytes -= len;
+	memset(s, 0, sizeof(*s));
+}
+
 void gw_index_release(struct gw_index *ix)
 {
 	for (unsigned i = 0; i < GW_INDEX_SHARDS; i++)
-		free(ix->shard[i].at);
+		drop(ix, &ix->shard[i]);
 	memset(ix, 0, sizeof(*ix));
 }
 
+/* To whole pages: there may be room for more than that. */
 static int resize(struct gw_index *ix, struct gw_index_shard *s, uint32_t total)
 {
-	struct gw_index_entry *at = realloc(s->at, total * sizeof(*at));
+	size_t old = s->total * sizeof(*s->at), len = GW_ALIGN_UP(total * sizeof(*s->at), GW_PAGE_SIZE);
+	void *at = s->at ? mremap(s->at, old, len, MREMAP_MAYMOVE) : mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (!at)
+	if (at == MAP_FAILED)
 		return -ENOMEM;
-	ix->bytes += ((uint64_t)total - s->total) * sizeof(*at);
+	ix->bytes += len - old;
 	s->at = at;
-	s->total = total;
+	s->total = (uint32_t)(len / sizeof(*s->at));
 	return 0;
 }
 
@@ -135,7 +148,7 @@ static int make_room(struct gw_index *ix, struct gw_index_shard *s)
 
 int gw_index_put(struct gw_index *ix, uint64_t key, uint64_t where)
 {
-	struct gw_index_shard *s = &ix->shard[key >> 56];
+	struct gw_index_shard *s = &ix->shard[key >> (64 - GW_INDEX_SHARD_BITS)];
 	uint64_t *there = gw_index_find(ix, key);
 	uint32_t place, gap;
 	int r;
@@ -171,7 +184,7 @@ int gw_index_put(struct gw_index *ix, uint64_t key, uint64_t where)
 
 bool gw_index_remove(struct gw_index *ix, uint64_t key)
 {
-	struct gw_index_shard *s = &ix->shard[key >> 56];
+	struct gw_index_shard *s = &ix->shard[key >> (64 - GW_INDEX_SHARD_BITS)];
 	uint64_t *there = gw_index_find(ix, key);
 	uint32_t i;
 
@@ -206,11 +219,8 @@ bool gw_index_sweep(struct gw_index *ix)
 		if (s->count == 0 || s->stale == 0 || s->stale < s->count / 4)
 			continue;
 		(void)lay_out(ix, s, s->cap, true);
-		if (s->count == 0) {
-			ix->bytes -= s->total * sizeof(*s->at);
-			free(s->at);
-			memset(s, 0, sizeof(*s));
-		}
+		if (s->count == 0)
+			drop(ix, s);
 		return true;
 	}
 	return false;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The index of a page store: 64-bit key -> 64-bit location, 16 bytes an entry, 20 to 23 bytes of table an entry.
+ * The index of a page store: 64-bit key -> 64-bit location, 16 bytes an entry, 18 to 20 bytes of table an entry.
  *
- * Theory of operation. A shard (one of 256, by the key's top bits) is a sorted array with gaps: an entry's home is its key scaled to the
+ * Theory of operation. A shard (one of 64, by the key's top bits) is a sorted array with gaps: an entry's home is its key scaled to the
  * shard's capacity, entries sit at their home or, in key order, as near behind it as there is room. That is linear probing kept in
- * order, and the order is worth it: a miss ends at the first greater key, and a shard grows in place by an eighth, in two passes over
+ * order, and the order is worth it: a miss ends at the first greater key, and a shard grows in place by a sixteenth, in two passes over
  * memory in sequence, without a second table beside the first. Each shard grows when it is full itself, so that one insertion
- * never pays for more than a 256th of the table.
+ * never pays for more than a 64th of the table. Shards are mappings of their own: between
+ * arrays that grow in turn a heap would keep holes as large as a sixth of the table.
  *
  * Keys come from clients, who may choose them to collide. gw_index_key() therefore mixes what they report with a secret of this
  * process first; it is a bijection, so that equal keys mean equal tags.
@@ -21,7 +22,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GW_INDEX_SHARDS 256u
+#define GW_INDEX_SHARD_BITS 6
+#define GW_INDEX_SHARDS (1u << GW_INDEX_SHARD_BITS)
 
 struct gw_index_entry {
 	uint64_t key;
@@ -73,12 +75,12 @@ static inline uint64_t gw_index_key(const struct gw_index *ix, uint64_t tag)
 
 static inline uint32_t gw_index_home(uint64_t key, uint32_t cap)
 {
-	return (uint32_t)(((unsigned __int128)(key << 8) * cap) >> 64);
+	return (uint32_t)(((unsigned __int128)(key << GW_INDEX_SHARD_BITS) * cap) >> 64);
 }
 
 static inline void gw_index_prefetch(const struct gw_index *ix, uint64_t key)
 {
-	const struct gw_index_shard *s = &ix->shard[key >> 56];
+	const struct gw_index_shard *s = &ix->shard[key >> (64 - GW_INDEX_SHARD_BITS)];
 
 	if (s->at)
 		__builtin_prefetch(&s->at[gw_index_home(key, s->cap)], 1);
@@ -87,7 +89,7 @@ static inline void gw_index_prefetch(const struct gw_index *ix, uint64_t key)
 /* The location of `key`, which may be written to (never 0), or NULL. Good until the next insertion or removal. */
 static inline uint64_t *gw_index_find(const struct gw_index *ix, uint64_t key)
 {
-	const struct gw_index_shard *s = &ix->shard[key >> 56];
+	const struct gw_index_shard *s = &ix->shard[key >> (64 - GW_INDEX_SHARD_BITS)];
 	const struct gw_index_entry *e, *end;
 
 	if (s->count == 0)
@@ -107,7 +109,7 @@ bool gw_index_remove(struct gw_index *ix, uint64_t key);
 /* An entry of that key may have become untrue; n of unknown keys. */
 static inline void gw_index_stale(struct gw_index *ix, uint64_t key)
 {
-	ix->shard[key >> 56].stale++;
+	ix->shard[key >> (64 - GW_INDEX_SHARD_BITS)].stale++;
 }
 void gw_index_stale_many(struct gw_index *ix, uint64_t n);
 /* Cleans one shard of which a quarter or more is stale. False: there is none. */

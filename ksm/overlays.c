@@ -8,12 +8,14 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "ksm/underlay.h"
 #include "lib/util.h"
 #include "proto/share.h"
 
 #define VIEWS GW_OVERLAYS_VIEWS
-#define SLOT_BITS 9
-static_assert(GW_SHARE_CHUNK_PAGES <= 1u << SLOT_BITS, "a slot fits its bits");
+/* The last slot of a chunk and the first of the next are no neighbours. */
+#define SLOT_BITS 10
+static_assert(GW_SHARE_CHUNK_PAGES < 1u << SLOT_BITS, "a slot fits its bits, and one more");
 static_assert((uint64_t)GW_OVERLAYS_MAX_CHUNKS << SLOT_BITS < UINT32_MAX, "a place fits its word");
 
 struct chunk {
@@ -33,7 +35,7 @@ struct view {
 
 struct gw_overlays {
 	uint64_t pages;
-	uint32_t *places;    /* a page: 0 nothing, else (chunk << SLOT_BITS | slot) + 1 */
+	struct gw_underlay *under; /* chunk << SLOT_BITS | slot */
 	uint64_t *broken;    /* a bit a page; only where it lies over something */
 	uint32_t all_pages, all_broken;
 	struct chunk *chunks;
@@ -49,10 +51,9 @@ int gw_overlays_new(uint64_t pages, struct gw_overlays **ret)
 	struct gw_overlays *o = calloc(1, sizeof(*o));
 
 	if (o) {
-		o->places = calloc(pages, sizeof(*o->places));
 		o->broken = calloc((pages + 63) / 64, sizeof(*o->broken));
 	}
-	if (!o || !o->places || !o->broken) {
+	if (!o || !o->broken || gw_underlay_new(pages, &o->under) < 0) {
 		gw_overlays_free(o);
 		return -ENOMEM;
 	}
@@ -84,7 +85,7 @@ void gw_overlays_free(struct gw_overlays *o)
 	free(o->chunks);
 	free(o->by_id);
 	free(o->broken);
-	free(o->places);
+	gw_underlay_free(o->under);
 	free(o);
 }
 
@@ -234,15 +235,33 @@ void gw_overlays_forget_ids(struct gw_overlays *o)
 		memset(o->by_id, 0, o->ids * sizeof(*o->by_id));
 }
 
+static uint32_t chunk_of(uint32_t place)
+{
+	return place >> SLOT_BITS;
+}
+
+static uint32_t slot_of(uint32_t place)
+{
+	return place & ((1u << SLOT_BITS) - 1);
+}
+
 bool gw_overlays_at(const struct gw_overlays *o, uint64_t page, uint32_t *chunk, uint32_t *slot)
 {
-	uint32_t place = o->places[page];
+	uint32_t place = gw_underlay_at(o->under, page);
 
-	if (place == 0)
+	if (place == GW_UNDERLAY_NONE)
 		return false;
-	*chunk = (place - 1) >> SLOT_BITS;
-	*slot = (place - 1) & ((1u << SLOT_BITS) - 1);
+	*chunk = chunk_of(place);
+	*slot = slot_of(place);
 	return true;
+}
+
+bool gw_overlays_next(const struct gw_overlays *o, uint64_t from, struct gw_overlays_run *ret)
+{
+	struct gw_underlay_run run = gw_underlay_next(o->under, from);
+
+	*ret = (struct gw_overlays_run){ run.page, run.count, chunk_of(run.place), slot_of(run.place) };
+	return run.count > 0;
 }
 
 bool gw_overlays_is_broken(const struct gw_overlays *o, uint64_t page)
@@ -250,63 +269,83 @@ bool gw_overlays_is_broken(const struct gw_overlays *o, uint64_t page)
 	return o->broken[page / 64] >> (page % 64) & 1;
 }
 
+/* Marks it as broken or not, and counts it. */
+static void flip_broken(struct gw_overlays *o, uint64_t page, uint32_t place, int by)
+{
+	o->broken[page / 64] ^= 1ull << (page % 64);
+	o->chunks[chunk_of(place)].broken += (uint32_t)by;
+	o->all_broken += (uint32_t)by;
+}
+
 void gw_overlays_break(struct gw_overlays *o, uint64_t page)
 {
-	if (!o->places[page] || gw_overlays_is_broken(o, page))
-		return;
-	o->broken[page / 64] |= 1ull << (page % 64);
-	o->chunks[(o->places[page] - 1) >> SLOT_BITS].broken++;
-	o->all_broken++;
+	uint32_t place = gw_underlay_at(o->under, page);
+
+	if (place != GW_UNDERLAY_NONE && !gw_overlays_is_broken(o, page))
+		flip_broken(o, page, place, 1);
 }
 
 void gw_overlays_mend(struct gw_overlays *o, uint64_t page, uint32_t count)
 {
 	for (; count > 0; page++, count--) {
-		if (!gw_overlays_is_broken(o, page))
-			continue;
-		o->broken[page / 64] &= ~(1ull << (page % 64));
-		o->chunks[(o->places[page] - 1) >> SLOT_BITS].broken--;
-		o->all_broken--;
+		if (gw_overlays_is_broken(o, page))
+			flip_broken(o, page, gw_underlay_at(o->under, page), -1);
+	}
+}
+
+/* Counts the pages of the range that lie over something, or counts them no more. */
+static void count_pages(struct gw_overlays *o, uint64_t page, uint32_t count, int by)
+{
+	uint64_t end = page + count;
+	struct gw_underlay_run r;
+
+	for (r = gw_underlay_next(o->under, page); r.count > 0 && r.page < end; r = gw_underlay_next(o->under, r.page + r.count)) {
+		uint32_t n = (uint32_t)(GW_MIN(r.page + r.count, end) - GW_MAX(r.page, page));
+
+		o->chunks[chunk_of(r.place)].pages += n * (uint32_t)by;
+		o->all_pages += n * (uint32_t)by;
 	}
 }
 
 void gw_overlays_clear(struct gw_overlays *o, uint64_t page, uint32_t count)
 {
 	gw_overlays_mend(o, page, count);
-	for (; count > 0; page++, count--) {
-		if (!o->places[page])
-			continue;
-		o->chunks[(o->places[page] - 1) >> SLOT_BITS].pages--;
-		o->all_pages--;
-		o->places[page] = 0;
+	count_pages(o, page, count, -1);
+	if (gw_underlay_clear(o->under, page, count) < 0) {
+		uint64_t from = GW_ALIGN_DOWN(page, GW_UNDERLAY_PIECE), end = GW_ALIGN_UP(page + count, GW_UNDERLAY_PIECE);
+
+		/* Short of memory: to know too little does no harm, to know what is not true would. */
+		count_pages(o, page, count, 1);
+		gw_overlays_clear(o, from, (uint32_t)(GW_MIN(end, o->pages) - from));
 	}
 }
 
 void gw_overlays_set(struct gw_overlays *o, uint64_t page, uint32_t count, uint32_t chunk, uint32_t slot)
 {
 	gw_overlays_clear(o, page, count);
-	o->chunks[chunk].pages += count;
-	o->all_pages += count;
-	for (; count > 0; page++, slot++, count--)
-		o->places[page] = (chunk << SLOT_BITS | slot) + 1;
+	/* Short of memory: as if those that are left out were not mapped. */
+	(void)gw_underlay_set(o->under, page, count, chunk << SLOT_BITS | slot);
+	count_pages(o, page, count, 1);
 }
 
 uint64_t gw_overlays_memory(const struct gw_overlays *o)
 {
-	return sizeof(*o) + o->pages * sizeof(*o->places) + o->pages / 8 + o->room * sizeof(*o->chunks) + o->ids * sizeof(*o->by_id);
+	return sizeof(*o) + gw_underlay_memory(o->under) + o->pages / 8 + o->room * sizeof(*o->chunks) + o->ids * sizeof(*o->by_id);
 }
 
 uint32_t gw_overlays_mappings(const struct gw_overlays *o)
 {
-	uint32_t n = 0, last = 0;
+	uint64_t end = 0;  /* of the last run */
+	uint32_t n = 0, place = GW_UNDERLAY_NONE; /* behind it */
+	struct gw_underlay_run r;
 
-	for (uint64_t p = 0; p < o->pages; p++) {
-		uint32_t place = o->places[p];
-
-		bool follows = last != 0 && place == last + 1 && (last - 1) >> SLOT_BITS == (place - 1) >> SLOT_BITS;
-
-		n += place == 0 ? last != 0 : !follows;
-		last = place;
+	for (r = gw_underlay_next(o->under, 0); r.count > 0; r = gw_underlay_next(o->under, end)) {
+		if (r.page > end)
+			n += 1 + (end > 0);
+		else
+			n += r.place != place;
+		end = r.page + r.count;
+		place = r.place + r.count;
 	}
-	return n;
+	return n + (end > 0 && end < o->pages);
 }

@@ -47,8 +47,15 @@ void gw_overlays_drop(struct gw_overlays *o, uint32_t chunk);
 void gw_overlays_forget_ids(struct gw_overlays *o);
 int gw_overlays_set_id(struct gw_overlays *o, uint32_t chunk, uint32_t id);
 
-/* What lies under a page; false: nothing, it is anonymous memory. */
+/* What lies under a page; false: nothing, it is anonymous memory. While memory is short it may be false for one that lies over a chunk. */
 bool gw_overlays_at(const struct gw_overlays *o, uint64_t page, uint32_t *chunk, uint32_t *slot);
+struct gw_overlays_run {
+	uint64_t page;
+	uint32_t count;
+	uint32_t chunk, slot; /* under its first page */
+};
+/* The pages in a row, over slots in a row, that page `from` belongs to, or the next behind it; false: there are none. */
+bool gw_overlays_next(const struct gw_overlays *o, uint64_t from, struct gw_overlays_run *ret);
 /* Pages page..page+count-1 now lie over slots slot..slot+count-1. */
 void gw_overlays_set(struct gw_overlays *o, uint64_t page, uint32_t count, uint32_t chunk, uint32_t slot);
 void gw_overlays_clear(struct gw_overlays *o, uint64_t page, uint32_t count);

@@ -131,21 +131,16 @@ static int on_merge(struct gw_session *s, const struct gw_link_message *m, struc
 	return 0;
 }
 
-/* Pages that lie over the named slots go to the others, as many at once as lie in a row. */
+/* Pages that lie over the named slots go to the others. */
 static void remap(struct gw_session *s, const struct gw_share_remap *o, uint32_t from, uint32_t to)
 {
-	for (uint64_t p = 0; p < gw_ram_pages(s->ram); p++) {
-		uint32_t chunk, slot, n = 0, first = 0;
+	struct gw_overlays_run r;
 
-		while (p + n < gw_ram_pages(s->ram) && gw_overlays_at(s->overlays, p + n, &chunk, &slot) && chunk == from &&
-		       slot >= o->from_slot && slot < (uint32_t)o->from_slot + o->count && (n == 0 || slot == first + n)) {
-			first = n == 0 ? slot : first;
-			n++;
-		}
-		if (n > 0) {
-			gw_merger_store(s->merger, p, n, to, o->to_slot + (first - o->from_slot));
-			p += n - 1;
-		}
+	for (uint64_t p = 0; gw_overlays_next(s->overlays, p, &r); p = r.page + r.count) {
+		uint32_t first = GW_MAX(r.slot, (uint32_t)o->from_slot), end = GW_MIN(r.slot + r.count, (uint32_t)o->from_slot + o->count);
+
+		if (r.chunk == from && first < end)
+			gw_merger_store(s->merger, r.page + (first - r.slot), end - first, to, o->to_slot + (first - o->from_slot));
 	}
 }
 
@@ -436,6 +431,7 @@ static bool thin(const struct gw_session *s, uint32_t chunk)
 static int tell_slots(struct gw_session *s, struct gw_error *err)
 {
 	struct gw_share_slots slots[MAX_THIN] = { 0 };
+	struct gw_overlays_run run;
 	uint32_t chosen[MAX_THIN];
 	unsigned n = 0;
 	int r;
@@ -451,11 +447,10 @@ static int tell_slots(struct gw_session *s, struct gw_error *err)
 		slots[n].chunk = gw_overlays_id(s->overlays, c);
 		news->thin = (int)n++;
 	}
-	for (uint64_t p = 0; n > 0 && p < gw_ram_pages(s->ram); p++) {
-		uint32_t chunk, slot;
-
-		if (gw_overlays_at(s->overlays, p, &chunk, &slot) && s->news[chunk].thin >= 0 && !gw_overlays_is_broken(s->overlays, p))
-			slots[s->news[chunk].thin].live[slot / 64] |= 1ull << (slot % 64);
+	for (uint64_t p = 0; n > 0 && gw_overlays_next(s->overlays, p, &run); p = run.page + run.count) {
+		for (uint32_t i = 0; s->news[run.chunk].thin >= 0 && i < run.count; i++)
+			if (!gw_overlays_is_broken(s->overlays, run.page + i))
+				slots[s->news[run.chunk].thin].live[(run.slot + i) / 64] |= 1ull << ((run.slot + i) % 64);
 	}
 	if (n == 0)
 		return 0;

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <xxhash.h>
 
 #include "ksm/known.h"
@@ -19,7 +20,8 @@
 #include "proto/share.h"
 
 #define DEFAULT_CPU_PERCENT 25u
-#define DEFAULT_INTERVAL_NS (30 * GW_NS_PER_SEC)
+#define NICE 5 /* as the kernel's ksmd */
+#define DEFAULT_INTERVAL_NS (45 * GW_NS_PER_SEC)
 #define MAX_BACKOFF 8u
 #define SETTLE_NS (GW_NS_PER_SEC / 2)
 #define SETTLE_MAX_NS (2 * GW_NS_PER_SEC)
@@ -424,6 +426,8 @@ static void *share(void *arg)
 	uint64_t due = 0;
 
 	pthread_setname_np(pthread_self(), "share");
+	/* Of this thread alone, on Linux. Nobody waits for what it does but while a window is open (ksm/window.c). */
+	(void)setpriority(PRIO_PROCESS, 0, NICE);
 	while (may_work(s)) {
 		if (!s->session || s->loading) {
 			handle_until(s, UINT64_MAX);

@@ -17,7 +17,7 @@ struct gw_lineage;
 
 struct gw_sharer_config {
 	unsigned cpu_percent;   /* of one processor that the thread may take; 0: 25 */
-	uint64_t interval_ns;   /* from the end of a pass to the next; up to eight times that while passes find nothing; 0: 30 s */
+	uint64_t interval_ns;   /* from the end of a pass to the next; up to eight times that while passes find nothing; 0: 45 s */
 	uint64_t stall_ns;      /* as in struct gw_merger_limits */
 	uint32_t mappings;
 	bool image_only;        /* report only content that was seen coming from a disk (gw_sharer_disk_read()) */

@@ -53,7 +53,7 @@ static void file_enter(struct gw_store *s, const struct gw_chunk *k)
 
 void gw_store_unstore(struct gw_store *s, struct gw_chunk *k, unsigned slot)
 {
-	uint64_t key = key_of(s, k->slot[slot].low, k->slot[slot].high), origin = k->slot[slot].origin;
+	uint64_t key = k->slot[slot].key, origin = k->slot[slot].origin;
 	uint64_t *where = gw_index_find(&s->index, key);
 
 	if (!where || *where != where_stored(k->number, slot))
@@ -70,7 +70,7 @@ void gw_store_close(struct gw_store *s, struct gw_chunk *k)
 
 	for (unsigned i = 0; i < k->slots + CLOSE_AHEAD; i++) {
 		if (i < k->slots)
-			gw_index_prefetch(&s->index, key_of(s, k->slot[i].low, k->slot[i].high));
+			gw_index_prefetch(&s->index, k->slot[i].key);
 		if (i >= CLOSE_AHEAD)
 			gw_store_unstore(s, k, i - CLOSE_AHEAD);
 	}
@@ -158,7 +158,7 @@ int gw_store_seal(struct gw_store_client *c)
 		if (!to)
 			continue;
 		to->waiting -= to->waiting > 0;
-		if (still_seen(to, w->page, key_of(s, k->slot[w->slot].low, k->slot[w->slot].high)))
+		if (still_seen(to, w->page, k->slot[w->slot].key))
 			(void)gw_store_order(to, w->page, k->number, w->slot);
 	}
 	free(k->waiter);
@@ -260,8 +260,7 @@ static int hash_all(struct gw_store *s, struct gw_chunk *k)
 		for (unsigned i = 0; i < n; i++) {
 			XXH128_hash_t h = XXH3_128bits_withSecret(s->page[i], sizeof(s->page[i]), s->secret, sizeof(s->secret));
 
-			k->slot[at + i].low = h.low64;
-			k->slot[at + i].high = h.high64;
+			k->slot[at + i].key = key_of(s, h.low64, h.high64);
 		}
 		at += n;
 	}
@@ -273,7 +272,7 @@ static void order_seen(struct gw_store *s, uint64_t *where, struct gw_chunk *k, 
 {
 	struct gw_store_client *c = client_by_number(s, where_number(*where));
 
-	if (still_seen(c, where_page(*where), key_of(s, k->slot[slot].low, k->slot[slot].high))) {
+	if (still_seen(c, where_page(*where), k->slot[slot].key)) {
 		k->slot[slot].origin = *where;
 		(void)gw_store_order(c, where_page(*where), k->number, slot);
 	}
@@ -304,7 +303,7 @@ struct gw_chunk *gw_store_bring(struct gw_store_client *c, int *fd)
 	c->stored += k->slots;
 	s->stored_pages += k->slots;
 	for (unsigned i = 0; i < k->slots; i++) {
-		uint64_t key = key_of(s, k->slot[i].low, k->slot[i].high);
+		uint64_t key = k->slot[i].key;
 
 		where = gw_index_find(&s->index, key);
 		if (!where)

@@ -95,7 +95,7 @@ struct gw_store_client {
 	uint64_t serial; /* never used again; its low 24 bits are the number */
 	uint64_t pages, max_pages; /* pages: 0 before HELLO */
 	uint32_t version;
-	uint32_t *seen;  /* tag of what each page was last reported as, 0: never; memory comes as it is written to */
+	uint16_t *seen;  /* tag of what each page was last reported as, 0: never; memory comes as it is written to */
 	struct gw_outbox out;
 
 	/* Chunks by number: 0 not held, else pages mapped + 1. */
@@ -182,12 +182,12 @@ static inline struct gw_store_client *chunk_owner(const struct gw_store *s, cons
 	return c && c->serial == k->owner ? c : NULL;
 }
 /*
- * Enough of the key to tell notes that became untrue: one in four billion is believed, and costs a page that is asked for or an order that is left
- * out. Never 0.
+ * Enough of the key to tell notes that became untrue: one in 65536 is believed, and costs a page that is asked for or an order that is left out.
+ * There is one for each page of each client, so its size counts. Never 0.
  */
-static inline uint32_t tag_of(uint64_t key)
+static inline uint16_t tag_of(uint64_t key)
 {
-	return (uint32_t)GW_MAX(key >> 32, 1u);
+	return (uint16_t)GW_MAX(key >> 48, 1u);
 }
 static inline bool still_seen(const struct gw_store_client *c, uint64_t page, uint64_t key)
 {

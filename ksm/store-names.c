@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Pages by name: what a client has loaded is offered whole, a sealed file and a name for each of its pages, and found by others that load the same.
- * Names only come with a file, one a page, and go with its chunk: so they are bounded by what bounds chunks, and take 24 bytes there and 20 to 23 in
+ * Names only come with a file, one a page, and go with its chunk: so they are bounded by what bounds chunks, and take 24 bytes there and 18 to 20 in
  * the index. The one that came first has a name.
  */
 #include <errno.h>

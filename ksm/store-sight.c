@@ -296,13 +296,13 @@ int gw_store_await_chunk(struct gw_chunk *k, struct gw_store_client *c, uint32_t
 static void report_one(struct gw_store_client *c, const struct gw_share_hash *e, uint64_t key)
 {
 	struct gw_store *s = c->store;
-	uint32_t old = c->seen[e->page], tag = tag_of(key);
+	uint16_t old = c->seen[e->page], tag = tag_of(key);
 	uint64_t *where = gw_index_find(&s->index, key);
 	uint64_t here = where_seen(c->number, e->page);
 
 	if (old != tag) {
 		if (old != 0) {
-			gw_index_stale(&s->index, (uint64_t)old << 32);
+			gw_index_stale(&s->index, (uint64_t)old << 48);
 			s->stale++;
 		}
 		c->seen[e->page] = tag;
@@ -333,9 +333,6 @@ static void report_one(struct gw_store_client *c, const struct gw_share_hash *e,
 		struct gw_chunk *k = s->chunk[where_chunk(*where)];
 		unsigned slot = where_slot(*where);
 
-		/* Another content with the same tag is not shared. */
-		if (k->slot[slot].low != e->low || k->slot[slot].high != e->high)
-			break;
 		if (k->sealed)
 			(void)gw_store_order(c, (uint32_t)e->page, k->number, slot);
 		else if (old != tag && k->slot[slot].origin != here)
@@ -400,7 +397,7 @@ static void stored(struct gw_store_client *c, struct gw_chunk *k, unsigned slot,
 	struct gw_store_client *other;
 	uint32_t page;
 
-	k->slot[slot] = (struct gw_chunk_slot){ s->pending[i].low, s->pending[i].high, where_seen(c->number, s->pending[i].page) };
+	k->slot[slot] = (struct gw_chunk_slot){ key, where_seen(c->number, s->pending[i].page) };
 	if (where)
 		*where = where_stored(k->number, slot);
 	while (take_waiter(s, &s->pending[i].waiters, key, &other, &page))

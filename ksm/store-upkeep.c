@@ -215,15 +215,14 @@ static int flush_copies(struct gw_store *s, struct compaction *m)
 static int copy_live(struct gw_store *s, struct compaction *m, const struct gw_chunk *k, const uint64_t *bits, struct gone *plan)
 {
 	for (unsigned i = 0; i < k->slots; i++) {
-		uint64_t *where = gw_index_find(&s->index, key_of(s, k->slot[i].low, k->slot[i].high));
+		uint64_t *where = gw_index_find(&s->index, k->slot[i].key);
 		struct gw_chunk *other = where && (*where & WHERE_KIND) == WHERE_STORED ? s->chunk[where_chunk(*where)] : NULL;
 		int r;
 
 		plan[i].chunk = NONE;
 		if (!(bits[i / 64] >> i % 64 & 1))
 			continue;
-		if (other && other != k && other->sealed && !other->moving && other->slot[where_slot(*where)].low == k->slot[i].low &&
-		    other->slot[where_slot(*where)].high == k->slot[i].high) {
+		if (other && other != k && other->sealed && !other->moving && other->slot[where_slot(*where)].key == k->slot[i].key) {
 			plan[i] = (struct gone){ other->number, where_slot(*where) };
 			continue;
 		}
@@ -277,7 +276,7 @@ static void send_remaps(struct gw_store *s, struct gw_store_client *c, const str
 static void move_index(struct gw_store *s, struct gw_chunk *k, const struct gone *plan)
 {
 	for (unsigned i = 0; i < k->slots; i++) {
-		uint64_t key = key_of(s, k->slot[i].low, k->slot[i].high);
+		uint64_t key = k->slot[i].key;
 		uint64_t *where = gw_index_find(&s->index, key);
 
 		if (plan[i].chunk == NONE)
