@@ -2,7 +2,7 @@
 /* godwit move: asks for it and shows how it goes. */
 #include "agent/cli-output.h"
 #include "agent/cli-progress.h"
-#include "agent/cli.h"
+#include "agent/cli-snapshot.h"
 #include "agent/json.h"
 #include "lib/io.h"
 #include "lib/util.h"
@@ -54,6 +54,12 @@ static void print_result(const struct gw_cli *cli, const Godwit__MoveProgress *m
 	       (double)m->blackout_us / 1000, m->encrypted ? m->cipher : "NOT ENCRYPTED");
 }
 
+static void usage(const char *text)
+{
+	fprintf(stderr, "godwit move: %s\n", text);
+	exit(GW_CLI_USAGE);
+}
+
 int gw_cli_move(struct gw_cli *cli, struct gw_error *err)
 {
 	Godwit__AgentRequest req = GODWIT__AGENT_REQUEST__INIT;
@@ -61,8 +67,15 @@ int gw_cli_move(struct gw_cli *cli, struct gw_error *err)
 	struct gw_progress p;
 	gw_cleanup(gw_chan_freep) struct gw_chan *c = NULL;
 	gw_autoreply *reply = NULL;
-	int r = gw_cli_connect(cli, &c, err);
+	int r;
 
+	if (cli->through && (cli->timeout_ms || cli->policy || cli->channels || cli->bandwidth || cli->digest || cli->clear || cli->detach))
+		usage("of the options of a move, --through knows --downtime only");
+	if (cli->through)
+		return gw_cli_move_through(cli, err);
+	if (cli->snapshot || cli->passphrase_file || cli->fingerprint)
+		usage("--name, --passphrase-file and --fingerprint are for a repository: say --through REPOSITORY");
+	r = gw_cli_connect(cli, &c, err);
 	if (r < 0)
 		return r;
 	gw_progress_init(&p, cli);
