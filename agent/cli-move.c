@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* godwit move: asks for it and shows how it goes. */
+#include <string.h>
+
 #include "agent/cli-output.h"
 #include "agent/cli-progress.h"
 #include "agent/cli-snapshot.h"
@@ -16,6 +18,10 @@ static void format_line(const Godwit__MoveProgress *m, char *out, size_t size)
 	gw_format_size(m->rate, rate, sizeof(rate));
 	gw_format_size(m->dirty_rate, dirty, sizeof(dirty));
 	gw_format_ms(m->eta_ms, eta, sizeof(eta));
+	if (!strcmp(m->phase, "memory")) {
+		snprintf(out, size, "%s, ETA %s", m->message, eta);
+		return;
+	}
 	if (m->slowed)
 		snprintf(slowed, sizeof(slowed), ", slowed %u%%", m->slowed);
 	snprintf(out, size, "%-7.12s #%-3u ETA %s, %s sent, %s left, %s/s, dirty %s/s%s, blackout ~%.0f ms", m->phase, m->round, eta, sent,
@@ -89,6 +95,7 @@ int gw_cli_move(struct gw_cli *cli, struct gw_error *err)
 	move.digest = cli->digest;
 	move.clear = cli->clear;
 	move.detach = cli->detach;
+	move.no_wait = cli->no_wait;
 	req.op_case = GODWIT__AGENT_REQUEST__OP_MOVE;
 	req.move = &move;
 	if (!cli->detach)

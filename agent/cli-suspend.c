@@ -38,7 +38,10 @@ static void format_line(const Godwit__SaveProgress *p, char *out, size_t size)
 	gw_format_size(p->rate, rate, sizeof(rate));
 	gw_format_size(p->stored_bytes, stored, sizeof(stored));
 	gw_format_ms(p->eta_ms, eta, sizeof(eta));
-	snprintf(out, size, "%-7.12s #%-3u ETA %s, %s left, %s/s, %s new to store", p->phase, p->round, eta, left, rate, stored);
+	if (!strcmp(p->phase, "memory"))
+		snprintf(out, size, "%s, ETA %s", p->message, eta);
+	else
+		snprintf(out, size, "%-7.12s #%-3u ETA %s, %s left, %s/s, %s new to store", p->phase, p->round, eta, left, rate, stored);
 }
 
 static void on_event(void *arg, const Godwit__AgentEvent *ev)
@@ -90,6 +93,7 @@ int gw_cli_save(const struct gw_cli *cli, Godwit__SaveRequest *s, struct gw_cli_
 	s->snapshot = (char *)(cli->snapshot ?: "");
 	s->downtime_ms = cli->downtime_ms;
 	s->detach = cli->detach;
+	s->no_wait = cli->no_wait;
 	req.op_case = GODWIT__AGENT_REQUEST__OP_SAVE;
 	req.save = s;
 	if (!cli->detach)

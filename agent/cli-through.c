@@ -16,6 +16,7 @@
 #include "agent/grant.h"
 #include "agent/guest.h"
 #include "agent/json.h"
+#include "agent/loading.h"
 #include "lib/clock.h"
 #include "lib/io.h"
 #include "lib/util.h"
@@ -158,7 +159,7 @@ static int suspend(struct through *t, struct gw_error *err)
 	return r;
 }
 
-/* It was not handed over: its old host has it still, or refuses, which is as good. Returns what `err` says. */
+/* It was not handed over as far as we know. Its old host resumes it if so, and else refuses. Returns what `err` says. */
 static int back(struct through *t, struct gw_error *err)
 {
 	const char *vm = t->cli->args[0], *old = t->found->vms[0]->host;
@@ -166,10 +167,9 @@ static int back(struct through *t, struct gw_error *err)
 	gw_autoreply *reply = NULL;
 
 	if (ask_resume(t->cli, GODWIT__AGENT_REQUEST__OP_RESUME_SNAPSHOT, &t->resume, &reply, &why) == 0)
-		return gw_error_set(err, first.code, "VM %s did not go to %s, and is resumed on %s: %.300s", vm, t->host, old, gw_error_text(&first));
-	return gw_error_set(err, first.code, "VM %s did not go to %s: %.160s; on %s it is suspended (resume %s@%llu --from %.80s), and was not resumed: %.160s", vm,
-			    t->host, gw_error_text(&first), old, t->resume.snapshot, (unsigned long long)t->resume.generation, t->resume.url,
-			    gw_error_text(&why));
+		return gw_error_set(err, first.code, "VM %s did not go to %s, and was resumed on %s: %.300s", vm, t->host, old, gw_error_text(&first));
+	return gw_error_set(err, first.code, "VM %s did not go to %s: %.160s; nor was it resumed on %s: %.160s. 'godwit show %s' there tells whose it is, and the same said "
+			    "again goes on", vm, t->host, gw_error_text(&first), old, gw_error_text(&why), vm);
 }
 
 static int hand_over(struct through *t, struct gw_error *err)
@@ -206,11 +206,6 @@ static int arrive(struct through *t, struct gw_error *err)
 
 /* ---- how it goes ---- */
 
-static bool loading(const Godwit__VmInfo *vm)
-{
-	return vm->load && (!strcmp(vm->load->phase, "fetch") || !strcmp(vm->load->phase, "stall"));
-}
-
 /* The VM is there; until all of its memory is, the repository is needed. Nothing that fails here matters to the move. */
 static void follow(struct through *t)
 {
@@ -219,7 +214,7 @@ static void follow(struct through *t)
 	int r = 0;
 
 	gw_progress_init(&p, t->cli);
-	while (r == 0 && t->resumed->n_vms && loading(t->resumed->vms[0])) {
+	while (r == 0 && t->resumed->n_vms && gw_loading(t->resumed->vms[0]->load)) {
 		const Godwit__LoadProgress *l = t->resumed->vms[0]->load;
 		uint64_t gone = l->bytes - GW_MIN(l->bytes_here, l->bytes);
 		char left[24], rate[24], eta[24], line[300];
@@ -274,7 +269,7 @@ static void print_result(const struct through *t, uint64_t began_ns, uint64_t st
 	gw_format_ms(still_ms, still, sizeof(still));
 	printf("%s moved to %s through %s in %s", t->cli->args[0], t->host, t->resume.url, took);
 	if (t->saved)
-		printf(", stood still for %s", still);
+		printf(", stood still for at most %s", still);
 	printf("; the snapshot %s@%llu stays there\n", t->resume.snapshot, (unsigned long long)t->resume.generation);
 }
 

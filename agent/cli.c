@@ -65,6 +65,7 @@ enum {
 	OPT_DISK,
 	OPT_THROUGH,
 	OPT_GRANT,
+	OPT_NO_WAIT,
 };
 
 static const struct argp_option all_options[] = {
@@ -107,6 +108,7 @@ static const struct argp_option all_options[] = {
 	{ "fingerprint", OPT_FINGERPRINT, "HEX", 0, "Only the repository of this fingerprint; without a passphrase the host's own key opens it", 0 },
 	{ "downtime", OPT_SAVE_DOWNTIME, "MS", 0, "How long the VM may stand still, about (default 300)", 0 },
 	{ "detach", OPT_SAVE_DETACH, NULL, 0, "Return once it is under way", 0 },
+	{ "no-wait", OPT_NO_WAIT, NULL, 0, "Fail while its memory is still on its way from a repository, instead of waiting for it", 0 },
 	{ "name", OPT_PREFIX, "PREFIX", 0, "They are named PREFIX-1, PREFIX-2, ... (default: the name of the VM that was saved)", 0 },
 	{ "disk", OPT_DISK, "NAME=PATH", 0, "Another path for a disk, {} in it standing for the clone's number; may be repeated", 0 },
 	{ "force", OPT_RESUME_FORCE, NULL, 0, "You are sure that the VM runs nowhere, and that its disks are as they were", 0 },
@@ -116,9 +118,9 @@ static const int stop_options[] = { OPT_FORCE, OPT_STOP_TIMEOUT, 0 };
 static const int list_options[] = { OPT_ALL, 0 };
 static const int move_options[] = { OPT_DOWNTIME,  OPT_MOVE_TIMEOUT, OPT_POLICY, OPT_CHANNELS, OPT_BANDWIDTH,
 				    OPT_DETACH,    OPT_DIGEST,       OPT_CLEAR,  OPT_THROUGH,  OPT_SNAPSHOT,
-				    OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
-static const int suspend_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_LIVE, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, 0 };
-static const int snapshot_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, 0 };
+				    OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_NO_WAIT,  0 };
+static const int suspend_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_LIVE, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, OPT_NO_WAIT, 0 };
+static const int snapshot_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, OPT_NO_WAIT, 0 };
 static const int resume_options[] = { OPT_FROM, OPT_ON, OPT_GRANT, OPT_PAUSED, OPT_RESUME_FORCE, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
 static const int clone_options[] = { OPT_FROM, OPT_PREFIX, OPT_ON, OPT_DISK, OPT_PAUSED, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
 static const int resolve_options[] = { OPT_HERE, OPT_THERE, 0 };
@@ -236,6 +238,9 @@ static error_t parse_flag(struct gw_cli *c, int key)
 		return 0;
 	case OPT_PAUSED:
 		c->paused = true;
+		return 0;
+	case OPT_NO_WAIT:
+		c->no_wait = true;
 		return 0;
 	case OPT_DETACH:
 	case OPT_SAVE_DETACH:

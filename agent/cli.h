@@ -36,7 +36,7 @@ struct gw_cli {
 	/* The command's own. */
 	const char *args[GW_CLI_MAX_ARGS];
 	unsigned nargs;
-	bool force, all, detach, digest, clear, here, there, no_follow, client, watch, live, paused;
+	bool force, all, detach, digest, clear, here, there, no_follow, client, watch, live, paused, no_wait;
 	uint64_t timeout_ms, downtime_ms, bandwidth, channels, last, days, target;
 	int policy;
 	const char *dir, *out, *vm, *domain;

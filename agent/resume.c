@@ -175,8 +175,6 @@ static int take(struct resume *s, struct gw_error *err)
 		r = gw_error_set(err, ENOMEM, "out of memory");
 	if (r == 0)
 		gw_suspend_describe_locked(s->g);
-	if (s->g->load)
-		godwit__load_progress__free_unpacked(gw_steal_ptr(&s->g->load), NULL);
 	epoch = s->g->record->epoch;
 	pthread_mutex_unlock(&s->g->lock);
 	return r ?: gw_resumed_note(a, s->from.info->id, s->g->name, epoch, err);

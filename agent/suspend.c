@@ -8,6 +8,7 @@
 
 #include "agent/failpoints.h"
 #include "agent/grant.h"
+#include "agent/loading.h"
 #include "agent/records.h"
 #include "agent/snapshot.h"
 #include "agent/vmconfig.h"
@@ -115,12 +116,43 @@ static int hand_over(struct suspend *s, const struct gw_repo *repo, const struct
 	return gw_vmmctl_ask(path, &req, NULL, 0, NULL, NULL, err);
 }
 
+static void tell_waiting(void *arg, const Godwit__LoadProgress *p, const char *text)
+{
+	struct suspend *s = arg;
+	Godwit__SaveProgress m = GODWIT__SAVE_PROGRESS__INIT, *copy;
+
+	m.id = (ProtobufCBinaryData){ sizeof(s->id), s->id };
+	m.phase = (char *)"memory";
+	m.ram_bytes = p->bytes;
+	m.bytes_left = p->bytes - GW_MIN(p->bytes_here, p->bytes);
+	m.rate = p->rate;
+	m.eta_ms = p->eta_ms;
+	m.message = (char *)text;
+	copy = (Godwit__SaveProgress *)gw_pb_copy(&m.base);
+	if (!copy)
+		return;
+	if (s->g->save)
+		godwit__save_progress__free_unpacked(s->g->save, NULL);
+	s->g->save = copy;
+}
+
+static int wait_memory(struct suspend *s, struct gw_error *err)
+{
+	int r;
+
+	pthread_mutex_lock(&s->g->lock);
+	r = gw_loading_wait_locked(s->g, tell_waiting, s, err);
+	pthread_mutex_unlock(&s->g->lock);
+	return r;
+}
+
 static int begin(struct suspend *s, struct gw_error *err)
 {
 	gw_autobuf about = GW_BUF_INIT;
 	struct gw_repo *repo = NULL;
 	int r = gw_snapshot_repo(s->g->agent, s->req->url, s->req->passphrase, &s->req->fingerprint, &repo, err);
 
+	r = r ?: wait_memory(s, err);
 	r = r ?: gw_snapshot_describe(s->g, !s->req->keep, &about, err);
 	r = r ?: check_cancelled(s, err);
 	r = r ?: note(s, err);
@@ -305,6 +337,8 @@ int gw_suspend_start(struct gw_guest *g, const Godwit__SaveRequest *req, struct 
 	if (r == 0 && (!g->watched || (state != GODWIT__VM_STATE__VM_RUNNING && state != GODWIT__VM_STATE__VM_PAUSED)))
 		r = gw_error_set(err, EALREADY, "VM %s is not running (%s%s%s)", g->name, gw_vm_state_word(state),
 				 *g->record->reason ? ": " : "", g->record->reason);
+	if (r == 0 && req->no_wait)
+		r = gw_loading_refuse_locked(g, err);
 	if (r == 0)
 		r = launch_locked(g, gw_steal_ptr(&copy), err);
 	if (r < 0 && begun)
@@ -422,9 +456,11 @@ int gw_suspend_release(struct gw_agent *a, const Godwit__ReleaseRequest *req, ui
 	if (r == 0)
 		terms.snapshot = (ProtobufCBinaryData){ sizeof(id), memcpy(id, terms.snapshot.data, sizeof(id)) };
 	pthread_mutex_unlock(&g->lock);
+	if (r < 0)
+		return r;
 	terms.vm = g->name;
 	terms.from = a->conf->name;
 	terms.to = req->host;
 	terms.epoch = *epoch;
-	return r ?: gw_grant_sign(a->tls_server, &terms, grant, err);
+	return gw_grant_sign(a->tls_server, &terms, grant, err);
 }

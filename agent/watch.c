@@ -411,6 +411,8 @@ int gw_watch_start_locked(struct gw_guest *g, pid_t pid, int pidfd, struct gw_er
 {
 	int r;
 
+	if (g->load)
+		godwit__load_progress__free_unpacked(gw_steal_ptr(&g->load), NULL);
 	g->watched = true;
 	g->pid = pid;
 	g->pidfd = pidfd;

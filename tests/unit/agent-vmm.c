@@ -215,6 +215,8 @@ static Godwit__VmmRunState run_state(struct fake *f)
 		return GODWIT__VMM_RUN_STATE__VMM_SAVING;
 	if (f->state == DOUBT)
 		return GODWIT__VMM_RUN_STATE__VMM_DOUBT;
+	if (f->load)
+		return gw_load_paused(f->load) ? GODWIT__VMM_RUN_STATE__VMM_PAUSED : GODWIT__VMM_RUN_STATE__VMM_RUNNING;
 	return move_vm_running(&f->vm) ? GODWIT__VMM_RUN_STATE__VMM_RUNNING : GODWIT__VMM_RUN_STATE__VMM_PAUSED;
 }
 
@@ -554,7 +556,9 @@ static int dispatch(struct fake *f, unsigned client, const Godwit__VmmRequest *r
 	case GODWIT__VMM_REQUEST__OP_RESUME:
 		if (f->state != NONE)
 			return gw_error_set(err, EBUSY, "a move has the VM");
-		if (req->op_case == GODWIT__VMM_REQUEST__OP_PAUSE)
+		if (f->load && gw_load_pause(f->load, req->op_case == GODWIT__VMM_REQUEST__OP_PAUSE) == 0)
+			; /* its thread does it */
+		else if (req->op_case == GODWIT__VMM_REQUEST__OP_PAUSE)
 			op_stop(f);
 		else
 			op_run(f);
