@@ -323,7 +323,9 @@ static int wait_paused(struct gw_guest *g, bool pause, struct gw_error *err)
 	pthread_mutex_lock(&g->lock);
 	while (r == 0 && g->watched && g->record->state != to)
 		r = gw_guest_wait_locked(g, deadline);
-	if (r == -ETIMEDOUT)
+	if (r == 0 && g->record->state != to)
+		r = gw_error_set(err, EIO, "VM %s %s: %s", g->name, gw_vm_state_word(g->record->state), g->record->reason);
+	else if (r == -ETIMEDOUT)
 		gw_error_set(err, ETIMEDOUT, "VM %s waits for memory from its repository and is not paused yet; it will be, unless 'godwit resume %s' takes that "
 			     "back", g->name, g->name);
 	else if (r < 0)

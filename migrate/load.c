@@ -47,7 +47,7 @@ struct gw_load {
 	bool ended;             /* under lock: it is not stopped or run from here any more */
 	pthread_mutex_t life;   /* held while the VM is stopped or run from here, which may wait for memory; not with the lock */
 	bool forgotten;         /* under life: the VM is somebody else's to stop and to run */
-	bool announced;         /* engine's thread only */
+	bool announced;         /* under life */
 };
 
 const char *gw_load_phase_name(enum gw_load_phase phase)
@@ -412,7 +412,7 @@ bool gw_load_paused(struct gw_load *l)
 	bool is;
 
 	pthread_mutex_lock(&l->lock);
-	is = l->paused && !l->runs && (!l->turning || l->stalled);
+	is = l->ended ? !l->vm.ops->running(l->vm.self) : l->paused && !l->runs && (!l->turning || l->stalled);
 	pthread_mutex_unlock(&l->lock);
 	return is;
 }

@@ -73,7 +73,10 @@ int gw_load_cancel(struct gw_load *l);
  * thread does it, and reports then. -ESHUTDOWN: all is here, and the VM the caller's to stop and to run.
  */
 int gw_load_pause(struct gw_load *l, bool pause);
-/* That was asked for, and the VM stands still; or is being stopped, for it waits for what cannot be read, and does nothing else meanwhile. */
+/*
+ * That was asked for, and the VM stands still; or is being stopped, for it waits for what cannot be read, and does nothing else meanwhile. When all is here: it stands
+ * still.
+ */
 bool gw_load_paused(struct gw_load *l);
 /* Once DONE: the part GW_TOUCH_PART for the next time it is saved. 0 or -ENOMEM. */
 int gw_load_touched(struct gw_load *l, struct gw_buf *out);

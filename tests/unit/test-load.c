@@ -172,7 +172,11 @@ static void paused_while_its_memory_comes(void **state)
 	assert_false(move_vm_running(&t.copy));
 	/* Now it is its owner's. */
 	assert_int_equal(gw_load_pause(t.load, false), -ESHUTDOWN);
+	assert_true(gw_load_paused(t.load));
 	assert_true(move_vm_equal(&t.vm, &t.copy));
+	move_vm_run(&t.copy);
+	assert_false(gw_load_paused(t.load));
+	move_vm_stop(&t.copy);
 	resume_end(&t);
 	suspend_release(&t);
 }
