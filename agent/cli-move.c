@@ -76,7 +76,7 @@ int gw_cli_move(struct gw_cli *cli, struct gw_error *err)
 	int r;
 
 	if (cli->through && (cli->timeout_ms || cli->policy || cli->channels || cli->bandwidth || cli->digest || cli->clear || cli->detach))
-		usage("of the options of a move, --through knows --downtime only");
+		usage("of the options of a move, --through knows --downtime and --no-wait only");
 	if (cli->through)
 		return gw_cli_move_through(cli, err);
 	if (cli->snapshot || cli->passphrase_file || cli->fingerprint)
