@@ -22,7 +22,7 @@
 
 static int make_folders(const struct gw_conf *conf, struct gw_error *err)
 {
-	static const char *const below[] = { "", "/vms", "/moves", "/boot" };
+	static const char *const below[] = { "", "/vms", "/moves", "/resumed", "/boot" };
 	gw_autofree char *run = NULL;
 	int r = 0;
 

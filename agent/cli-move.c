@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /* godwit move: asks for it and shows how it goes. */
+#include <string.h>
+
 #include "agent/cli-output.h"
 #include "agent/cli-progress.h"
-#include "agent/cli.h"
+#include "agent/cli-snapshot.h"
 #include "agent/json.h"
 #include "lib/io.h"
 #include "lib/util.h"
@@ -16,6 +18,10 @@ static void format_line(const Godwit__MoveProgress *m, char *out, size_t size)
 	gw_format_size(m->rate, rate, sizeof(rate));
 	gw_format_size(m->dirty_rate, dirty, sizeof(dirty));
 	gw_format_ms(m->eta_ms, eta, sizeof(eta));
+	if (!strcmp(m->phase, "memory")) {
+		snprintf(out, size, "%s, ETA %s", m->message, eta);
+		return;
+	}
 	if (m->slowed)
 		snprintf(slowed, sizeof(slowed), ", slowed %u%%", m->slowed);
 	snprintf(out, size, "%-7.12s #%-3u ETA %s, %s sent, %s left, %s/s, dirty %s/s%s, blackout ~%.0f ms", m->phase, m->round, eta, sent,
@@ -54,6 +60,12 @@ static void print_result(const struct gw_cli *cli, const Godwit__MoveProgress *m
 	       (double)m->blackout_us / 1000, m->encrypted ? m->cipher : "NOT ENCRYPTED");
 }
 
+static void usage(const char *text)
+{
+	fprintf(stderr, "godwit move: %s\n", text);
+	exit(GW_CLI_USAGE);
+}
+
 int gw_cli_move(struct gw_cli *cli, struct gw_error *err)
 {
 	Godwit__AgentRequest req = GODWIT__AGENT_REQUEST__INIT;
@@ -61,8 +73,15 @@ int gw_cli_move(struct gw_cli *cli, struct gw_error *err)
 	struct gw_progress p;
 	gw_cleanup(gw_chan_freep) struct gw_chan *c = NULL;
 	gw_autoreply *reply = NULL;
-	int r = gw_cli_connect(cli, &c, err);
+	int r;
 
+	if (cli->through && (cli->timeout_ms || cli->policy || cli->channels || cli->bandwidth || cli->digest || cli->clear || cli->detach))
+		usage("of the options of a move, --through knows --downtime and --no-wait only");
+	if (cli->through)
+		return gw_cli_move_through(cli, err);
+	if (cli->snapshot || cli->passphrase_file || cli->fingerprint)
+		usage("--name, --passphrase-file and --fingerprint are for a repository: say --through REPOSITORY");
+	r = gw_cli_connect(cli, &c, err);
 	if (r < 0)
 		return r;
 	gw_progress_init(&p, cli);
@@ -76,6 +95,7 @@ int gw_cli_move(struct gw_cli *cli, struct gw_error *err)
 	move.digest = cli->digest;
 	move.clear = cli->clear;
 	move.detach = cli->detach;
+	move.no_wait = cli->no_wait;
 	req.op_case = GODWIT__AGENT_REQUEST__OP_MOVE;
 	req.move = &move;
 	if (!cli->detach)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What commands about snapshots of VMs share: suspend, snapshot, resume, clone. */
+/* What commands about snapshots of VMs share: suspend, snapshot, resume, clone, and moves through a repository. */
 #ifndef GW_AGENT_CLI_SNAPSHOT_H
 #define GW_AGENT_CLI_SNAPSHOT_H
 
@@ -15,5 +15,12 @@ int gw_cli_snapshot_secret(const struct gw_cli *cli, const char *url, struct gw_
 ProtobufCBinaryData gw_cli_fingerprint(struct gw_cli_secret *s);
 /* "NAME" or "NAME@GENERATION": cuts off the latter; 0 without one. */
 int gw_cli_split_generation(char *name, uint64_t *generation, struct gw_error *err);
+/*
+ * Saves the VM of the first argument as `s` says but for what the command line tells of name, downtime and detaching, and shows how it goes. *reply (owned) may be
+ * there on failure, too.
+ */
+int gw_cli_save(const struct gw_cli *cli, Godwit__SaveRequest *s, struct gw_cli_secret *secret, Godwit__AgentReply **reply, struct gw_error *err);
+/* godwit move --through. */
+int gw_cli_move_through(struct gw_cli *cli, struct gw_error *err);
 
 #endif

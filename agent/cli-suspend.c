@@ -6,6 +6,7 @@
 #include "agent/cli-output.h"
 #include "agent/cli-progress.h"
 #include "agent/cli-snapshot.h"
+#include "agent/grant.h"
 #include "agent/json.h"
 #include "lib/io.h"
 #include "lib/parse.h"
@@ -37,7 +38,10 @@ static void format_line(const Godwit__SaveProgress *p, char *out, size_t size)
 	gw_format_size(p->rate, rate, sizeof(rate));
 	gw_format_size(p->stored_bytes, stored, sizeof(stored));
 	gw_format_ms(p->eta_ms, eta, sizeof(eta));
-	snprintf(out, size, "%-7.12s #%-3u ETA %s, %s left, %s/s, %s new to store", p->phase, p->round, eta, left, rate, stored);
+	if (!strcmp(p->phase, "memory"))
+		snprintf(out, size, "%s, ETA %s", p->message, eta);
+	else
+		snprintf(out, size, "%-7.12s #%-3u ETA %s, %s left, %s/s, %s new to store", p->phase, p->round, eta, left, rate, stored);
 }
 
 static void on_event(void *arg, const Godwit__AgentEvent *ev)
@@ -73,12 +77,35 @@ static void print_result(const struct gw_cli *cli, const Godwit__SaveProgress *p
 	       p->keep ? "saved" : "suspended", p->name, (unsigned long long)p->generation, took, ram, stored, (double)p->stopped_us / 1000);
 }
 
-static int save(struct gw_cli *cli, bool keep, struct gw_error *err)
+int gw_cli_save(const struct gw_cli *cli, Godwit__SaveRequest *s, struct gw_cli_secret *secret, Godwit__AgentReply **reply, struct gw_error *err)
 {
 	Godwit__AgentRequest req = GODWIT__AGENT_REQUEST__INIT;
-	Godwit__SaveRequest s = GODWIT__SAVE_REQUEST__INIT;
-	struct gw_progress p;
 	gw_cleanup(gw_chan_freep) struct gw_chan *c = NULL;
+	struct gw_progress p;
+	int r = gw_cli_connect(cli, &c, err);
+
+	if (r < 0)
+		return r;
+	gw_progress_init(&p, cli);
+	s->name = (char *)cli->args[0];
+	s->passphrase = secret->passphrase ?: (char *)"";
+	s->fingerprint = gw_cli_fingerprint(secret);
+	s->snapshot = (char *)(cli->snapshot ?: "");
+	s->downtime_ms = cli->downtime_ms;
+	s->detach = cli->detach;
+	s->no_wait = cli->no_wait;
+	req.op_case = GODWIT__AGENT_REQUEST__OP_SAVE;
+	req.save = s;
+	if (!cli->detach)
+		gw_cli_cancel_on_signal(cli);
+	r = gw_call(c, &req, on_event, &p, GW_NO_DEADLINE, reply, err);
+	gw_progress_end(&p);
+	return r ?: gw_reply_check(*reply, err);
+}
+
+static int save(struct gw_cli *cli, bool keep, struct gw_error *err)
+{
+	Godwit__SaveRequest s = GODWIT__SAVE_REQUEST__INIT;
 	gw_autoreply *reply = NULL;
 	struct gw_cli_secret secret = { 0 };
 	int r;
@@ -87,29 +114,11 @@ static int save(struct gw_cli *cli, bool keep, struct gw_error *err)
 		fprintf(stderr, "godwit %s: say where to, by --to REPOSITORY\n", keep ? "snapshot" : "suspend");
 		exit(GW_CLI_USAGE);
 	}
-	r = gw_cli_snapshot_secret(cli, cli->to, &secret, err) ?: gw_cli_connect(cli, &c, err);
-	if (r < 0) {
-		gw_cli_secret_release(&secret);
-		return r;
-	}
-	gw_progress_init(&p, cli);
-	s.name = (char *)cli->args[0];
 	s.url = (char *)cli->to;
-	s.passphrase = secret.passphrase ?: (char *)"";
-	s.fingerprint = gw_cli_fingerprint(&secret);
-	s.snapshot = (char *)(cli->snapshot ?: "");
 	s.live = keep || cli->live;
 	s.keep = keep;
-	s.downtime_ms = cli->downtime_ms;
-	s.detach = cli->detach;
-	req.op_case = GODWIT__AGENT_REQUEST__OP_SAVE;
-	req.save = &s;
-	if (!cli->detach)
-		gw_cli_cancel_on_signal(cli);
-	r = gw_call(c, &req, on_event, &p, GW_NO_DEADLINE, &reply, err);
+	r = gw_cli_snapshot_secret(cli, cli->to, &secret, err) ?: gw_cli_save(cli, &s, &secret, &reply, err);
 	gw_cli_secret_release(&secret);
-	gw_progress_end(&p);
-	r = r ?: gw_reply_check(reply, err);
 	if (!cli->detach)
 		print_result(cli, reply ? reply->save : NULL, r, err);
 	else if (r == 0 && cli->json)
@@ -165,14 +174,18 @@ int gw_cli_resume_snapshot(struct gw_cli *cli, struct gw_error *err)
 	Godwit__AgentRequest req = GODWIT__AGENT_REQUEST__INIT;
 	Godwit__ResumeRequest resume = GODWIT__RESUME_REQUEST__INIT;
 	gw_autofree char *name = strdup(cli->args[0]);
+	gw_autobuf grant = GW_BUF_INIT;
 	gw_autoreply *reply = NULL;
 	struct gw_cli_secret secret = { 0 };
 	int r = name ? gw_cli_split_generation(name, &resume.generation, err) : gw_error_set(err, ENOMEM, "out of memory");
 
+	if (r == 0 && cli->grant)
+		r = gw_grant_read(cli->grant, &grant, err);
 	r = r ?: gw_cli_snapshot_secret(cli, cli->from, &secret, err);
 	if (r < 0)
 		return r;
 	resume.snapshot = name;
+	resume.grant = (ProtobufCBinaryData){ grant.len, grant.data };
 	resume.url = (char *)cli->from;
 	resume.passphrase = secret.passphrase ?: (char *)"";
 	resume.fingerprint = gw_cli_fingerprint(&secret);

@@ -73,8 +73,8 @@ int gw_cli_resume(struct gw_cli *cli, struct gw_error *err)
 	/* What it names is a snapshot when it is said where that is, else a paused VM. */
 	if (cli->from)
 		return gw_cli_resume_snapshot(cli, err);
-	if (cli->on || cli->force || cli->paused || cli->passphrase_file) {
-		fprintf(stderr, "godwit resume: --on, --force, --paused and --passphrase-file are for a snapshot: say --from REPOSITORY\n");
+	if (cli->on || cli->grant || cli->force || cli->paused || cli->passphrase_file) {
+		fprintf(stderr, "godwit resume: --on, --grant, --force, --paused and --passphrase-file are for a snapshot: say --from REPOSITORY\n");
 		exit(GW_CLI_USAGE);
 	}
 	return simple(cli, GODWIT__AGENT_REQUEST__OP_RESUME, "running again", err);

@@ -63,6 +63,9 @@ enum {
 	OPT_FINGERPRINT,
 	OPT_PREFIX,
 	OPT_DISK,
+	OPT_THROUGH,
+	OPT_GRANT,
+	OPT_NO_WAIT,
 };
 
 static const struct argp_option all_options[] = {
@@ -94,6 +97,8 @@ static const struct argp_option all_options[] = {
 	{ "domain", OPT_DOMAIN, "NAME", 0, "Only this domain: the VMs of a tenant", 0 },
 	{ "watch", OPT_WATCH, NULL, 0, "Again every 2 seconds, until Ctrl-C", 0 },
 	{ "to", OPT_TO, "URL", 0, "The repository: file:///DIRECTORY or s3://BUCKET/PREFIX", 0 },
+	{ "through", OPT_THROUGH, "URL", 0, "By way of this repository, for hosts that do not reach each other: suspended there, and resumed on HOST", 0 },
+	{ "grant", OPT_GRANT, "FILE", 0, "The word of the host that suspended it, which this one cannot ask: what 'godwit release' printed there ('-': standard input)", 0 },
 	{ "from", OPT_FROM, "URL", 0, "The repository that has the snapshot", 0 },
 	{ "on", OPT_ON, "HOST", 0, "Run it on this host (a name of [peers]) instead of the one that is asked", 0 },
 	{ "name", OPT_SNAPSHOT, "NAME", 0, "Of the snapshot (default: the VM's)", 0 },
@@ -103,6 +108,7 @@ static const struct argp_option all_options[] = {
 	{ "fingerprint", OPT_FINGERPRINT, "HEX", 0, "Only the repository of this fingerprint; without a passphrase the host's own key opens it", 0 },
 	{ "downtime", OPT_SAVE_DOWNTIME, "MS", 0, "How long the VM may stand still, about (default 300)", 0 },
 	{ "detach", OPT_SAVE_DETACH, NULL, 0, "Return once it is under way", 0 },
+	{ "no-wait", OPT_NO_WAIT, NULL, 0, "Fail while its memory is still on its way from a repository, instead of waiting for it", 0 },
 	{ "name", OPT_PREFIX, "PREFIX", 0, "They are named PREFIX-1, PREFIX-2, ... (default: the name of the VM that was saved)", 0 },
 	{ "disk", OPT_DISK, "NAME=PATH", 0, "Another path for a disk, {} in it standing for the clone's number; may be repeated", 0 },
 	{ "force", OPT_RESUME_FORCE, NULL, 0, "You are sure that the VM runs nowhere, and that its disks are as they were", 0 },
@@ -111,10 +117,11 @@ static const struct argp_option all_options[] = {
 static const int stop_options[] = { OPT_FORCE, OPT_STOP_TIMEOUT, 0 };
 static const int list_options[] = { OPT_ALL, 0 };
 static const int move_options[] = { OPT_DOWNTIME,  OPT_MOVE_TIMEOUT, OPT_POLICY, OPT_CHANNELS, OPT_BANDWIDTH,
-				    OPT_DETACH,    OPT_DIGEST,       OPT_CLEAR,  0 };
-static const int suspend_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_LIVE, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, 0 };
-static const int snapshot_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, 0 };
-static const int resume_options[] = { OPT_FROM, OPT_ON, OPT_PAUSED, OPT_RESUME_FORCE, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
+				    OPT_DETACH,    OPT_DIGEST,       OPT_CLEAR,  OPT_THROUGH,  OPT_SNAPSHOT,
+				    OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_NO_WAIT,  0 };
+static const int suspend_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_LIVE, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, OPT_NO_WAIT, 0 };
+static const int snapshot_options[] = { OPT_TO, OPT_SNAPSHOT, OPT_SAVE_DOWNTIME, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, OPT_SAVE_DETACH, OPT_NO_WAIT, 0 };
+static const int resume_options[] = { OPT_FROM, OPT_ON, OPT_GRANT, OPT_PAUSED, OPT_RESUME_FORCE, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
 static const int clone_options[] = { OPT_FROM, OPT_PREFIX, OPT_ON, OPT_DISK, OPT_PAUSED, OPT_PASSPHRASE_FILE, OPT_FINGERPRINT, 0 };
 static const int resolve_options[] = { OPT_HERE, OPT_THERE, 0 };
 static const int balloon_options[] = { OPT_TARGET, 0 };
@@ -130,6 +137,7 @@ static const struct gw_cli_command commands[] = {
 	{ "suspend", "VM", "Saves a VM to a repository and ends it here, until it is resumed.", 1, 1, suspend_options, gw_cli_suspend },
 	{ "snapshot", "VM", "Saves a VM to a repository; it goes on.", 1, 1, snapshot_options, gw_cli_snapshot },
 	{ "resume", "VM | SNAPSHOT[@N]", "Lets a paused VM run again; with --from, a VM from its snapshot.", 1, 1, resume_options, gw_cli_resume },
+	{ "release", "VM HOST", "Hands a suspended VM over to a host that cannot ask for it, and prints the grant for 'resume --grant'.", 2, 2, NULL, gw_cli_release },
 	{ "clone", "SNAPSHOT[@N] [COUNT]", "Makes VMs of their own from one snapshot.", 1, 2, clone_options, gw_cli_clone },
 	{ "move", "VM HOST", "Moves a running VM to another host.", 2, 2, move_options, gw_cli_move },
 	{ "cancel", "VM", "Cancels the move or the saving that is under way.", 1, 1, NULL, gw_cli_cancel },
@@ -231,6 +239,9 @@ static error_t parse_flag(struct gw_cli *c, int key)
 	case OPT_PAUSED:
 		c->paused = true;
 		return 0;
+	case OPT_NO_WAIT:
+		c->no_wait = true;
+		return 0;
 	case OPT_DETACH:
 	case OPT_SAVE_DETACH:
 		c->detach = true;
@@ -278,6 +289,12 @@ static error_t parse_value(struct gw_cli *c, int key, char *arg, struct argp_sta
 		return 0;
 	case OPT_ON:
 		c->on = arg;
+		return 0;
+	case OPT_THROUGH:
+		c->through = arg;
+		return 0;
+	case OPT_GRANT:
+		c->grant = arg;
 		return 0;
 	case OPT_SNAPSHOT:
 	case OPT_PREFIX:

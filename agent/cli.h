@@ -36,11 +36,11 @@ struct gw_cli {
 	/* The command's own. */
 	const char *args[GW_CLI_MAX_ARGS];
 	unsigned nargs;
-	bool force, all, detach, digest, clear, here, there, no_follow, client, watch, live, paused;
+	bool force, all, detach, digest, clear, here, there, no_follow, client, watch, live, paused, no_wait;
 	uint64_t timeout_ms, downtime_ms, bandwidth, channels, last, days, target;
 	int policy;
 	const char *dir, *out, *vm, *domain;
-	const char *to, *from, *on, *snapshot, *passphrase_file, *fingerprint;
+	const char *to, *from, *on, *through, *grant, *snapshot, *passphrase_file, *fingerprint;
 	const char *dns[GW_CLI_MAX_ARGS];
 	const char *ip[GW_CLI_MAX_ARGS];
 	const char *disks[GW_CLI_MAX_ARGS]; /* NAME=PATH */
@@ -89,6 +89,7 @@ int gw_cli_move(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_suspend(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_snapshot(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_resume_snapshot(struct gw_cli *cli, struct gw_error *err);
+int gw_cli_release(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_clone(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_cancel(struct gw_cli *cli, struct gw_error *err);
 int gw_cli_console(struct gw_cli *cli, struct gw_error *err);

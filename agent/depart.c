@@ -10,6 +10,7 @@
 #include "agent/chan.h"
 #include "agent/dataport.h"
 #include "agent/failpoints.h"
+#include "agent/loading.h"
 #include "agent/offer.h"
 #include "agent/peers.h"
 #include "agent/settle.h"
@@ -60,23 +61,29 @@ static int step(struct depart *d, const char *failpoint, struct gw_error *err)
 }
 
 /* A progress of our own until the VMM has one. With g->lock held. */
-static int begin_progress_locked(struct depart *d)
+static int show_progress_locked(struct depart *d, Godwit__MoveProgress *p)
 {
-	Godwit__MoveProgress p = GODWIT__MOVE_PROGRESS__INIT;
 	Godwit__MoveProgress *copy;
 
-	p.move_id.data = d->id;
-	p.move_id.len = GW_ID_LEN;
-	p.phase = (char *)"connect";
-	p.ram_bytes = d->g->record->config->memory;
-	p.bytes_left = p.ram_bytes;
-	copy = (Godwit__MoveProgress *)gw_pb_copy(&p.base);
+	p->move_id.data = d->id;
+	p->move_id.len = GW_ID_LEN;
+	copy = (Godwit__MoveProgress *)gw_pb_copy(&p->base);
 	if (!copy)
 		return -ENOMEM;
 	if (d->g->move)
 		godwit__move_progress__free_unpacked(d->g->move, NULL);
 	d->g->move = copy;
 	return 0;
+}
+
+static int begin_progress_locked(struct depart *d)
+{
+	Godwit__MoveProgress p = GODWIT__MOVE_PROGRESS__INIT;
+
+	p.phase = (char *)"connect";
+	p.ram_bytes = d->g->record->config->memory;
+	p.bytes_left = p.ram_bytes;
+	return show_progress_locked(d, &p);
 }
 
 /* Durable before the destination or the VMM hears of the move: who restarts us must know whom to ask. */
@@ -200,15 +207,55 @@ static int drive(struct depart *d, const struct gw_offer *offer, struct gw_error
 	return r;
 }
 
+static int reach(struct depart *d, struct gw_error *err)
+{
+	struct gw_agent *a = d->g->agent;
+	int r = gw_peer_connect(a, d->req->host, gw_now_ns() + CONNECT_TIMEOUT, &d->peer, NULL, err);
+
+	if (r == 0 && !strcmp(gw_chan_peer(d->peer), a->conf->name))
+		r = gw_error_set(err, EEXIST, "VM %s is on %s already", d->g->name, a->conf->name);
+	return r;
+}
+
+static void tell_waiting(void *arg, const Godwit__LoadProgress *p, const char *text)
+{
+	struct depart *d = arg;
+	Godwit__MoveProgress m = GODWIT__MOVE_PROGRESS__INIT;
+
+	m.phase = (char *)"memory";
+	m.ram_bytes = p->bytes;
+	m.bytes_left = p->bytes - GW_MIN(p->bytes_here, p->bytes);
+	m.rate = p->rate;
+	m.eta_ms = p->eta_ms;
+	m.message = (char *)text;
+	(void)show_progress_locked(d, &m);
+}
+
+/* Should its memory be on its way: until that is here. The peer's connection would not last as long, and is made anew. */
+static int wait_memory(struct depart *d, struct gw_error *err)
+{
+	bool waits;
+	int r;
+
+	pthread_mutex_lock(&d->g->lock);
+	waits = gw_loading_locked(d->g);
+	pthread_mutex_unlock(&d->g->lock);
+	if (!waits)
+		return 0;
+	gw_chan_free(gw_steal_ptr(&d->peer));
+	pthread_mutex_lock(&d->g->lock);
+	r = gw_loading_wait_locked(d->g, tell_waiting, d, err);
+	pthread_mutex_unlock(&d->g->lock);
+	return r ?: reach(d, err);
+}
+
 static int leave(struct depart *d, struct gw_error *err)
 {
 	struct gw_guest *g = d->g;
 	uint8_t secret[GW_MOVE_SECRET_LEN];
 	struct gw_offer offer = { 0 };
-	int r = gw_peer_connect(g->agent, d->req->host, gw_now_ns() + CONNECT_TIMEOUT, &d->peer, NULL, err);
+	int r = reach(d, err) ?: wait_memory(d, err);
 
-	if (r == 0 && !strcmp(gw_chan_peer(d->peer), g->agent->conf->name))
-		r = gw_error_set(err, EEXIST, "VM %s is on %s already", g->name, g->agent->conf->name);
 	r = r ?: gw_offer_build(g, d->req, &offer, err);
 	if (r == 0 && RAND_bytes(secret, sizeof(secret)) != 1)
 		r = gw_ssl_error(err, EIO, "no randomness");
@@ -478,6 +525,8 @@ int gw_depart_start(struct gw_guest *g, const Godwit__MoveRequest *req, struct g
 	if (r == 0 && (!g->watched || (state != GODWIT__VM_STATE__VM_RUNNING && state != GODWIT__VM_STATE__VM_PAUSED)))
 		r = gw_error_set(err, EALREADY, "VM %s is not running (%s%s%s)", g->name, gw_vm_state_word(state),
 				 *g->record->reason ? ": " : "", g->record->reason);
+	if (r == 0 && req->no_wait)
+		r = gw_loading_refuse_locked(g, err);
 	if (r == 0)
 		r = launch_locked(g, gw_steal_ptr(&copy), id, err);
 	if (r < 0 && begun)

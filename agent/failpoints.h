@@ -27,4 +27,7 @@
 #define GW_FP_DST_COMMITTED "agent-dst-committed" /* recorded as owner */
 #define GW_FP_DST_UNDO "agent-dst-undo"           /* decided for the source, the leftovers are still there */
 
+/* No part of a move: a suspended VM is handed over. */
+#define GW_FP_RELEASE_JOURNALLED "release-journalled" /* the journal says "released", the record does not */
+
 #endif

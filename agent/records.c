@@ -57,18 +57,18 @@ int gw_record_load(const char *path, const ProtobufCMessageDescriptor *desc, Pro
 	return r;
 }
 
-static char *move_path(struct gw_agent *a, const uint8_t id[GW_ID_LEN])
+static char *id_path(struct gw_agent *a, const char *folder, const uint8_t id[GW_ID_LEN])
 {
 	char hex[2 * GW_ID_LEN + 1];
 	char *path;
 
 	gw_format_hex(id, GW_ID_LEN, hex);
-	return asprintf(&path, "%s/moves/%s", a->conf->state, hex) < 0 ? NULL : path;
+	return asprintf(&path, "%s/%s/%s", a->conf->state, folder, hex) < 0 ? NULL : path;
 }
 
 int gw_outcome_get(struct gw_agent *a, const uint8_t id[GW_ID_LEN], Godwit__MoveRecord **ret, struct gw_error *err)
 {
-	gw_autofree char *path = move_path(a, id);
+	gw_autofree char *path = id_path(a, "moves", id);
 	ProtobufCMessage *m = NULL;
 	int r;
 
@@ -84,7 +84,7 @@ int gw_outcome_get(struct gw_agent *a, const uint8_t id[GW_ID_LEN], Godwit__Move
 int gw_outcome_decide(struct gw_agent *a, const uint8_t id[GW_ID_LEN], const char *vm, const char *peer, uint64_t epoch,
 		   Godwit__MoveSide side, const char *reason, struct gw_error *err)
 {
-	gw_autofree char *path = move_path(a, id);
+	gw_autofree char *path = id_path(a, "moves", id);
 	Godwit__MoveRecord rec = GODWIT__MOVE_RECORD__INIT;
 	Godwit__MoveRecord *before = NULL;
 	int r = path ? gw_outcome_get(a, id, &before, err) : gw_error_set(err, ENOMEM, "out of memory");
@@ -105,5 +105,29 @@ int gw_outcome_decide(struct gw_agent *a, const uint8_t id[GW_ID_LEN], const cha
 	rec.side = side;
 	rec.reason = (char *)reason;
 	rec.decided_ns = gw_realtime_ns();
+	return gw_record_save(path, &rec.base, err);
+}
+
+int gw_resumed_get(struct gw_agent *a, const uint8_t id[GW_ID_LEN], bool *ret, struct gw_error *err)
+{
+	gw_autofree char *path = id_path(a, "resumed", id);
+
+	if (!path)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	*ret = access(path, F_OK) == 0;
+	return *ret || errno == ENOENT ? 0 : gw_error_errno(err, errno, "cannot look at %s", path);
+}
+
+int gw_resumed_note(struct gw_agent *a, const uint8_t id[GW_ID_LEN], const char *vm, uint64_t epoch, struct gw_error *err)
+{
+	gw_autofree char *path = id_path(a, "resumed", id);
+	Godwit__ResumedRecord rec = GODWIT__RESUMED_RECORD__INIT;
+
+	if (!path)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	rec.version = 1;
+	rec.vm = (char *)vm;
+	rec.epoch = epoch;
+	rec.noted_ns = gw_realtime_ns();
 	return gw_record_save(path, &rec.base, err);
 }

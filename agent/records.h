@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Durable records, each a file that appears whole or not at all: a VM's (STATE/vms/NAME/record) and, at the destination of a
- * move, the move's end (STATE/moves/MOVE-ID). Little: a magic line, then the packed message.
+ * move, the move's end (STATE/moves/MOVE-ID); that a snapshot was resumed here (STATE/resumed/SNAPSHOT-ID). Little: a magic line, then the packed message.
  */
 #ifndef GW_AGENT_RECORDS_H
 #define GW_AGENT_RECORDS_H
@@ -27,5 +27,12 @@ int gw_outcome_get(struct gw_agent *a, const uint8_t id[GW_ID_LEN], Godwit__Move
  */
 int gw_outcome_decide(struct gw_agent *a, const uint8_t id[GW_ID_LEN], const char *vm, const char *peer, uint64_t epoch,
 		   Godwit__MoveSide side, const char *reason, struct gw_error *err);
+
+/*
+ * Whether a VM came to be here from the snapshot `id` before (resume.h). Kept when the VM has gone and nothing else remembers it.
+ */
+int gw_resumed_get(struct gw_agent *a, const uint8_t id[GW_ID_LEN], bool *ret, struct gw_error *err);
+/* Durable when it returns 0. */
+int gw_resumed_note(struct gw_agent *a, const uint8_t id[GW_ID_LEN], const char *vm, uint64_t epoch, struct gw_error *err);
 
 #endif

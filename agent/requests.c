@@ -214,6 +214,21 @@ static int do_peer_claim(struct gw_client *c, const Req *req, Rep *rep, struct g
 	return gw_suspend_claim(c->agent, gw_chan_peer(c->chan), req->peer_claim, &rep->epoch, err);
 }
 
+static int do_release(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
+{
+	gw_autobuf grant = GW_BUF_INIT;
+	int r = gw_suspend_release(c->agent, req->release, &rep->epoch, &grant, err);
+
+	if (r == 0 && gw_pb_set_bytes(&rep->grant, grant.data, grant.len) < 0)
+		r = gw_error_set(err, ENOMEM, "out of memory");
+	return r;
+}
+
+static int do_resume_check(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
+{
+	return gw_resume_check(c->agent, req->resume_check, err);
+}
+
 static int do_balloon(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
 {
 	gw_autoguest *g = gw_client_guest(c, req->balloon->name, err);
@@ -328,6 +343,8 @@ static const struct handler {
 	{ GODWIT__AGENT_REQUEST__OP_SAVE, CLI, gw_client_save },
 	{ GODWIT__AGENT_REQUEST__OP_RESUME_SNAPSHOT, CLI | PEER, do_resume_snapshot },
 	{ GODWIT__AGENT_REQUEST__OP_CLONE, CLI | PEER, gw_client_clone },
+	{ GODWIT__AGENT_REQUEST__OP_RELEASE, CLI, do_release },
+	{ GODWIT__AGENT_REQUEST__OP_RESUME_CHECK, CLI, do_resume_check },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_CLAIM, PEER, do_peer_claim },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_PREPARE, PEER, do_peer_prepare },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_SPAWN, PEER, do_peer_spawn },

@@ -5,9 +5,12 @@
 #include <errno.h>
 #include <string.h>
 
+#include "agent/grant.h"
 #include "agent/intake.h"
 #include "agent/peers.h"
+#include "agent/records.h"
 #include "agent/restore.h"
+#include "agent/snapshot.h"
 #include "agent/suspend.h"
 #include "agent/watch.h"
 #include "lib/clock.h"
@@ -50,6 +53,21 @@ static int check_here_locked(const struct resume *s, const struct gw_guest *g, s
 			    "all the same", g->name, gw_vm_state_word(state));
 }
 
+/* Somebody else has asked. */
+static int take_grant(struct resume *s, struct gw_error *err)
+{
+	struct gw_agent *a = s->from.a;
+	Godwit__GrantTerms want = GODWIT__GRANT_TERMS__INIT;
+
+	if (!a->tls_client)
+		return gw_error_set(err, EINVAL, "this host has no [tls], and so no CA to check a grant by");
+	want.vm = s->from.about->vm->config->name;
+	want.snapshot = (ProtobufCBinaryData){ sizeof(s->from.info->id), (uint8_t *)s->from.info->id };
+	want.from = (char *)s->from.info->host;
+	want.to = a->conf->name;
+	return gw_grant_check(a->tls_client, s->req->grant, &want, &s->epoch, err);
+}
+
 static int claim(struct resume *s, struct gw_error *err)
 {
 	gw_cleanup(gw_chan_freep) struct gw_chan *c = NULL;
@@ -65,6 +83,9 @@ static int claim(struct resume *s, struct gw_error *err)
 	req.op_case = GODWIT__AGENT_REQUEST__OP_PEER_CLAIM;
 	req.peer_claim = &claim;
 	r = r ?: gw_ask(c, &req, gw_now_ns() + CLAIM_TIMEOUT, &reply, err);
+	if (r == -EHOSTUNREACH)
+		return gw_error_wrap(err, "host %s, which has suspended it, is not reached from here (there, 'godwit release %s %s' prints a grant that --grant "
+				     "takes here; --force if it surely runs nowhere)", s->from.info->host, claim.vm, s->from.a->conf->name);
 	if (r < 0)
 		return gw_error_wrap(err, "host %s, which has suspended it, does not hand it over (--force if it surely runs nowhere)", s->from.info->host);
 	s->epoch = reply->epoch;
@@ -74,15 +95,21 @@ static int claim(struct resume *s, struct gw_error *err)
 /* No VM of that name is here. */
 static int check_elsewhere(struct resume *s, struct gw_error *err)
 {
-	if (s->req->force)
-		return 0;
+	bool resumed;
+	int r = s->req->force ? 0 : gw_resumed_get(s->from.a, s->from.info->id, &resumed, err);
+
+	if (s->req->force || r < 0)
+		return r;
+	if (resumed)
+		return gw_error_set(err, EALREADY, "VM %s was resumed here from this snapshot before, and has left or was forgotten since; --force resumes it "
+				    "again, if it surely runs nowhere", s->from.about->vm->config->name);
 	if (!s->from.about->suspended)
 		return gw_error_set(err, EALREADY, "%s is a snapshot of a VM that went on; --force resumes it, if that surely runs nowhere and its "
 				    "disks are as they were", s->from.info->name);
 	if (!strcmp(s->from.info->host, s->from.a->conf->name))
 		return gw_error_set(err, EALREADY, "VM %s was suspended here, and is not any more; --force resumes it, if it surely runs nowhere",
 				    s->from.about->vm->config->name);
-	return claim(s, err);
+	return s->req->grant.len ? take_grant(s, err) : claim(s, err);
 }
 
 /* Finds the VM, or whom to ask for it, and begins the operation on one that is here. */
@@ -112,16 +139,24 @@ static int find(struct resume *s, struct gw_error *err)
 
 /* ---- what it needs ---- */
 
+static int check_needs(struct resume *s, struct gw_error *err)
+{
+	const Godwit__PeerPrepare *vm = s->from.about->vm;
+	int r = gw_intake_check_disks(s->from.a, vm, err);
+
+	r = r ?: gw_memory_admit(s->from.a, s->g, vm->config->memory, err);
+	return r ?: gw_restore_check_host(&s->from, vm->config, err);
+}
+
 /* It is recorded here as suspended, and the operation is begun, when this returns 0. */
 static int take(struct resume *s, struct gw_error *err)
 {
 	const Godwit__PeerPrepare *vm = s->from.about->vm;
 	struct gw_agent *a = s->from.a;
 	Godwit__VmRecord *rec;
-	int r = gw_intake_check_disks(a, vm, err);
+	uint64_t epoch;
+	int r = check_needs(s, err);
 
-	r = r ?: gw_memory_admit(a, s->g, vm->config->memory, err);
-	r = r ?: gw_restore_check_host(&s->from, vm->config, err);
 	if (r == 0 && s->fresh)
 		r = check_elsewhere(s, err);
 	if (r < 0)
@@ -140,10 +175,9 @@ static int take(struct resume *s, struct gw_error *err)
 		r = gw_error_set(err, ENOMEM, "out of memory");
 	if (r == 0)
 		gw_suspend_describe_locked(s->g);
-	if (s->g->load)
-		godwit__load_progress__free_unpacked(gw_steal_ptr(&s->g->load), NULL);
+	epoch = s->g->record->epoch;
 	pthread_mutex_unlock(&s->g->lock);
-	return r;
+	return r ?: gw_resumed_note(a, s->from.info->id, s->g->name, epoch, err);
 }
 
 /* It is suspended again, or what it was; if its VMM got as far as to own it, that is gone with it and the watcher has said so. */
@@ -182,6 +216,39 @@ int gw_resume(struct gw_agent *a, const Godwit__ResumeRequest *req, struct gw_gu
 	}
 	if (s.g)
 		gw_guest_unref(s.g);
+	gw_restore_release(&s.from);
+	return r;
+}
+
+/* A VM of that name that is here already. */
+static int check_none_here(const struct resume *s, struct gw_error *err)
+{
+	gw_autoguest *g = gw_guest_find(s->from.a, s->from.about->vm->config->name);
+	int r = 0;
+
+	if (!g)
+		return 0;
+	pthread_mutex_lock(&g->lock);
+	if (g->record->state != GODWIT__VM_STATE__VM_MOVED)
+		r = check_here_locked(s, g, err);
+	pthread_mutex_unlock(&g->lock);
+	return r;
+}
+
+int gw_resume_check(struct gw_agent *a, const Godwit__ResumeRequest *req, struct gw_error *err)
+{
+	struct resume s = { .req = req };
+	struct gw_repo *repo = NULL;
+	int r;
+
+	if (!*req->snapshot) {
+		r = gw_snapshot_repo(a, req->url, req->passphrase, &req->fingerprint, &repo, err);
+		gw_repo_free(repo);
+		return r;
+	}
+	r = gw_restore_open(&s.from, a, req->url, req->passphrase, &req->fingerprint, req->snapshot, req->generation, err);
+	r = r ?: check_none_here(&s, err);
+	r = r ?: check_needs(&s, err);
 	gw_restore_release(&s.from);
 	return r;
 }

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "agent/bootfile.h"
+#include "agent/loading.h"
 #include "agent/net.h"
 #include "agent/process.h"
 #include "agent/vmconfig.h"
@@ -21,6 +22,7 @@
 #define START_TIMEOUT (60 * GW_NS_PER_SEC)
 #define QUIT_TIMEOUT (5 * GW_NS_PER_SEC)
 #define KILL_TIMEOUT (15 * GW_NS_PER_SEC)
+#define PAUSE_PATIENCE (10 * GW_NS_PER_SEC)
 /* A guest's news of its memory: of which age they will do, and how long to wait for newer ones. */
 #define BALLOON_FRESH_MS 1000
 #define BALLOON_WAIT GW_NS_PER_SEC
@@ -311,6 +313,27 @@ int gw_run_stop(struct gw_guest *g, bool force, uint64_t timeout_ms, struct gw_e
 	return r;
 }
 
+/* Whose memory is on its way stands still once it has what it waits for just now. */
+static int wait_paused(struct gw_guest *g, bool pause, struct gw_error *err)
+{
+	Godwit__VmState to = pause ? GODWIT__VM_STATE__VM_PAUSED : GODWIT__VM_STATE__VM_RUNNING;
+	uint64_t deadline = gw_now_ns() + PAUSE_PATIENCE;
+	int r = 0;
+
+	pthread_mutex_lock(&g->lock);
+	while (r == 0 && g->watched && g->record->state != to)
+		r = gw_guest_wait_locked(g, deadline);
+	if (r == 0 && g->record->state != to)
+		r = gw_error_set(err, EIO, "VM %s %s: %s", g->name, gw_vm_state_word(g->record->state), g->record->reason);
+	else if (r == -ETIMEDOUT)
+		gw_error_set(err, ETIMEDOUT, "VM %s waits for memory from its repository and is not paused yet; it will be, unless 'godwit resume %s' takes that "
+			     "back", g->name, g->name);
+	else if (r < 0)
+		gw_error_errno(err, r, "VM %s", g->name);
+	pthread_mutex_unlock(&g->lock);
+	return r;
+}
+
 int gw_run_pause(struct gw_guest *g, bool pause, struct gw_error *err)
 {
 	Godwit__VmState from = pause ? GODWIT__VM_STATE__VM_RUNNING : GODWIT__VM_STATE__VM_PAUSED;
@@ -318,7 +341,8 @@ int gw_run_pause(struct gw_guest *g, bool pause, struct gw_error *err)
 
 	pthread_mutex_lock(&g->lock);
 	r = begin_live(g, pause ? "pause" : "resume", err);
-	if (r == 0 && g->record->state != from) {
+	/* While memory is on its way a pause may be asked for that has not come yet. */
+	if (r == 0 && g->record->state != from && (pause || !gw_loading_locked(g))) {
 		r = gw_error_set(err, EALREADY, "VM %s is %s", g->name, gw_vm_state_word(g->record->state));
 		gw_guest_end_locked(g);
 	}
@@ -327,7 +351,7 @@ int gw_run_pause(struct gw_guest *g, bool pause, struct gw_error *err)
 		return r;
 	r = ask(g, pause ? GODWIT__VMM_REQUEST__OP_PAUSE : GODWIT__VMM_REQUEST__OP_RESUME, err);
 	if (r == 0)
-		r = gw_watch_refresh(g, err);
+		r = gw_watch_refresh(g, err) ?: wait_paused(g, pause, err);
 	gw_guest_end(g);
 	return r;
 }

@@ -6,12 +6,16 @@
 #include <openssl/rand.h>
 #include <string.h>
 
+#include "agent/failpoints.h"
+#include "agent/grant.h"
+#include "agent/loading.h"
 #include "agent/records.h"
 #include "agent/snapshot.h"
 #include "agent/vmconfig.h"
 #include "agent/vmmctl.h"
 #include "agent/watch.h"
 #include "lib/clock.h"
+#include "lib/failpoint.h"
 #include "lib/parse.h"
 #include "lib/util.h"
 #include "migrate/journal.h"
@@ -112,12 +116,43 @@ static int hand_over(struct suspend *s, const struct gw_repo *repo, const struct
 	return gw_vmmctl_ask(path, &req, NULL, 0, NULL, NULL, err);
 }
 
+static void tell_waiting(void *arg, const Godwit__LoadProgress *p, const char *text)
+{
+	struct suspend *s = arg;
+	Godwit__SaveProgress m = GODWIT__SAVE_PROGRESS__INIT, *copy;
+
+	m.id = (ProtobufCBinaryData){ sizeof(s->id), s->id };
+	m.phase = (char *)"memory";
+	m.ram_bytes = p->bytes;
+	m.bytes_left = p->bytes - GW_MIN(p->bytes_here, p->bytes);
+	m.rate = p->rate;
+	m.eta_ms = p->eta_ms;
+	m.message = (char *)text;
+	copy = (Godwit__SaveProgress *)gw_pb_copy(&m.base);
+	if (!copy)
+		return;
+	if (s->g->save)
+		godwit__save_progress__free_unpacked(s->g->save, NULL);
+	s->g->save = copy;
+}
+
+static int wait_memory(struct suspend *s, struct gw_error *err)
+{
+	int r;
+
+	pthread_mutex_lock(&s->g->lock);
+	r = gw_loading_wait_locked(s->g, tell_waiting, s, err);
+	pthread_mutex_unlock(&s->g->lock);
+	return r;
+}
+
 static int begin(struct suspend *s, struct gw_error *err)
 {
 	gw_autobuf about = GW_BUF_INIT;
 	struct gw_repo *repo = NULL;
 	int r = gw_snapshot_repo(s->g->agent, s->req->url, s->req->passphrase, &s->req->fingerprint, &repo, err);
 
+	r = r ?: wait_memory(s, err);
 	r = r ?: gw_snapshot_describe(s->g, !s->req->keep, &about, err);
 	r = r ?: check_cancelled(s, err);
 	r = r ?: note(s, err);
@@ -302,6 +337,8 @@ int gw_suspend_start(struct gw_guest *g, const Godwit__SaveRequest *req, struct 
 	if (r == 0 && (!g->watched || (state != GODWIT__VM_STATE__VM_RUNNING && state != GODWIT__VM_STATE__VM_PAUSED)))
 		r = gw_error_set(err, EALREADY, "VM %s is not running (%s%s%s)", g->name, gw_vm_state_word(state),
 				 *g->record->reason ? ": " : "", g->record->reason);
+	if (r == 0 && req->no_wait)
+		r = gw_loading_refuse_locked(g, err);
 	if (r == 0)
 		r = launch_locked(g, gw_steal_ptr(&copy), err);
 	if (r < 0 && begun)
@@ -324,51 +361,106 @@ void gw_suspend_resume_locked(struct gw_guest *g)
 
 /* ---- handing over ---- */
 
-/* Durable in the journal first: from then on it is the other host's, whatever becomes of the answer. With g->lock held. */
-static int release_locked(struct gw_guest *g, const char *peer, struct gw_error *err)
+/*
+ * What the journal says decides. RELEASED is durable in it first: from then on it is the other host's, whatever becomes of the answer, and that one
+ * is answered the same again. With g->lock held.
+ */
+static int release_locked(struct gw_guest *g, const char *peer, const uint8_t id[GW_ID_LEN], uint64_t *epoch, struct gw_error *err)
 {
 	gw_autofree char *path = gw_guest_path(g, "journal");
 	struct gw_journal_entry e = { .state = GW_JOURNAL_RELEASED, .epoch = g->record->epoch + 1 };
+	const struct gw_journal_entry *last;
 	struct gw_journal *j = NULL;
 	int r = path ? gw_journal_open(path, &j, err) : gw_error_set(err, ENOMEM, "out of memory");
 
 	if (r < 0)
 		return r;
-	memcpy(e.move_id, g->record->suspension->id.data, sizeof(e.move_id));
+	last = gw_journal_last(j);
+	if (memcmp(last->move_id, id, sizeof(last->move_id)) != 0)
+		r = -EBUSY;
+	else if (last->state == GW_JOURNAL_RELEASED && !strcmp(last->peer, peer))
+		e = *last;
+	else if (last->state != GW_JOURNAL_SUSPENDED || g->record->state != GODWIT__VM_STATE__VM_SUSPENDED)
+		r = -EBUSY;
+	memcpy(e.move_id, id, sizeof(e.move_id));
 	snprintf(e.peer, sizeof(e.peer), "%s", peer);
-	r = gw_journal_write(j, &e, err);
+	if (r == 0 && last->state == GW_JOURNAL_SUSPENDED)
+		r = gw_journal_write(j, &e, err);
 	gw_journal_close(j);
 	if (r < 0)
 		return r;
+	/* With the lock held: nobody may resume by a record that is behind the journal. */
+	(void)gw_failpoint(GW_FP_RELEASE_JOURNALLED);
+	*epoch = e.epoch;
+	if (g->record->state == GODWIT__VM_STATE__VM_MOVED)
+		return 0;
 	g->record->epoch = e.epoch;
 	(void)gw_pb_set_string(&g->record->peer, peer);
 	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "resumed on %s", peer);
 	return 0;
 }
 
+/* With g->lock held. */
+static int claim_locked(struct gw_guest *g, const char *peer, ProtobufCBinaryData snapshot, uint64_t *epoch, struct gw_error *err)
+{
+	Godwit__VmState state = g->record->state;
+	int r = -EBUSY;
+
+	if (snapshot.len == GW_ID_LEN && !g->op && !g->watched &&
+	    (state == GODWIT__VM_STATE__VM_SUSPENDED || state == GODWIT__VM_STATE__VM_MOVED))
+		r = release_locked(g, peer, snapshot.data, epoch, err);
+	if (r == -EBUSY)
+		gw_error_set(err, EBUSY, "VM %s is not suspended in this snapshot on %s any more (%s%s%s)", g->name, g->agent->conf->name,
+			     gw_vm_state_word(state), *g->record->reason ? ": " : "", g->record->reason);
+	return r;
+}
+
 int gw_suspend_claim(struct gw_agent *a, const char *peer, const Godwit__PeerClaim *req, uint64_t *epoch, struct gw_error *err)
 {
 	gw_autoguest *g = gw_guest_find(a, req->vm);
-	const Godwit__Suspension *s;
-	bool same;
-	int r = 0;
+	int r;
 
-	if (!g || req->snapshot.len != GW_ID_LEN)
+	if (!g)
 		return gw_error_set(err, ESRCH, "%s knows no VM '%.63s'", a->conf->name, req->vm);
 	pthread_mutex_lock(&g->lock);
 	gw_guest_wait_left_locked(g);
-	s = g->record->suspension;
-	same = s && s->id.len == GW_ID_LEN && !memcmp(s->id.data, req->snapshot.data, GW_ID_LEN);
-	/* An answer that was lost is given again. */
-	if (same && g->record->state == GODWIT__VM_STATE__VM_MOVED && !strcmp(g->record->peer, peer))
-		*epoch = g->record->epoch;
-	else if (!same || g->record->state != GODWIT__VM_STATE__VM_SUSPENDED || g->op || g->watched)
-		r = gw_error_set(err, EBUSY, "VM %s is not suspended in this snapshot on %s any more (%s%s%s)", g->name, a->conf->name,
-				 gw_vm_state_word(g->record->state), *g->record->reason ? ": " : "", g->record->reason);
-	else
-		r = release_locked(g, peer, err);
-	if (r == 0)
-		*epoch = g->record->epoch;
+	r = claim_locked(g, peer, req->snapshot, epoch, err);
 	pthread_mutex_unlock(&g->lock);
 	return r;
+}
+
+static int check_release(struct gw_agent *a, const Godwit__ReleaseRequest *req, struct gw_error *err)
+{
+	if (!a->tls_server)
+		return gw_error_set(err, EINVAL, "host %s has no [tls], and so no key to sign a grant with", a->conf->name);
+	if (!strcmp(req->host, a->conf->name))
+		return gw_error_set(err, EINVAL, "VM %.63s is on %s already; resume it there", req->vm, req->host);
+	return gw_parse_name(req->host, "host name", err);
+}
+
+int gw_suspend_release(struct gw_agent *a, const Godwit__ReleaseRequest *req, uint64_t *epoch, struct gw_buf *grant, struct gw_error *err)
+{
+	Godwit__GrantTerms terms = GODWIT__GRANT_TERMS__INIT;
+	gw_autoguest *g = gw_guest_find(a, req->vm);
+	uint8_t id[GW_ID_LEN];
+	int r = check_release(a, req, err);
+
+	if (r == 0 && !g)
+		r = gw_error_set(err, ESRCH, "no VM '%.63s' on %s", req->vm, a->conf->name);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&g->lock);
+	gw_guest_wait_left_locked(g);
+	terms.snapshot = req->snapshot.len || !g->record->suspension ? req->snapshot : g->record->suspension->id;
+	r = claim_locked(g, req->host, terms.snapshot, epoch, err);
+	if (r == 0)
+		terms.snapshot = (ProtobufCBinaryData){ sizeof(id), memcpy(id, terms.snapshot.data, sizeof(id)) };
+	pthread_mutex_unlock(&g->lock);
+	if (r < 0)
+		return r;
+	terms.vm = g->name;
+	terms.from = a->conf->name;
+	terms.to = req->host;
+	terms.epoch = *epoch;
+	return gw_grant_sign(a->tls_server, &terms, grant, err);
 }

@@ -306,7 +306,9 @@ bool gw_watch_released_locked(struct gw_guest *g)
 		return false;
 	gw_guest_failpoint_locked(g, GW_FP_SRC_RELEASED);
 	g->record->epoch = j.epoch;
-	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "moved to %s", *j.peer ? j.peer : g->record->peer);
+	if (*j.peer)
+		(void)gw_pb_set_string(&g->record->peer, j.peer);
+	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "moved to %s", g->record->peer);
 	return true;
 }
 
@@ -409,6 +411,8 @@ int gw_watch_start_locked(struct gw_guest *g, pid_t pid, int pidfd, struct gw_er
 {
 	int r;
 
+	if (g->load)
+		godwit__load_progress__free_unpacked(gw_steal_ptr(&g->load), NULL);
 	g->watched = true;
 	g->pid = pid;
 	g->pidfd = pidfd;

@@ -41,7 +41,7 @@ struct gw_lazy {
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t work;  /* there may be something for fetchers */
 	pthread_cond_t news;  /* for gw_lazy_wait() */
-	bool quit, background;
+	bool quit, background, nudged;
 	uint64_t *here;       /* one bit a page: placed */
 	uint64_t *claimed;    /* a thread fetches it, or has */
 	uint64_t *wanted;     /* somebody waits for it */

@@ -422,13 +422,22 @@ bool gw_lazy_wait(struct gw_lazy *l, bool stalled, uint64_t deadline_ns)
 	bool all;
 
 	pthread_mutex_lock(&l->lock);
-	while (l->stats.here < l->stats.pages && stands_still(l) == stalled) {
+	while (l->stats.here < l->stats.pages && stands_still(l) == stalled && !l->nudged) {
 		if (pthread_cond_timedwait(&l->news, &l->lock, &ts) == ETIMEDOUT)
 			break;
 	}
 	all = l->stats.here >= l->stats.pages;
+	l->nudged = false;
 	pthread_mutex_unlock(&l->lock);
 	return all;
+}
+
+void gw_lazy_nudge(struct gw_lazy *l)
+{
+	pthread_mutex_lock(&l->lock);
+	l->nudged = true;
+	pthread_cond_broadcast(&l->news);
+	pthread_mutex_unlock(&l->lock);
 }
 
 void gw_lazy_stats(struct gw_lazy *l, struct gw_lazy_stats *ret)

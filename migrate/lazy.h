@@ -52,8 +52,10 @@ struct gw_lazy_stats {
 int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lineage *lineage, struct gw_lazy **ret, struct gw_error *err);
 /* Fetches the rest, in this order first (may be empty); copied. 0 or -ENOMEM. */
 int gw_lazy_background(struct gw_lazy *l, const struct gw_snap_range *order, size_t count);
-/* True when all is here. Waits until then, or until the VM begins or ceases to wait for what cannot be read, or for the deadline. */
+/* True when all is here. Waits until then, or until the VM begins or ceases to wait for what cannot be read, or for a nudge, or for the deadline. */
 bool gw_lazy_wait(struct gw_lazy *l, bool stalled, uint64_t deadline_ns);
+/* Whoever waits, or will, returns at once. */
+void gw_lazy_nudge(struct gw_lazy *l);
 void gw_lazy_stats(struct gw_lazy *l, struct gw_lazy_stats *ret);
 /* In which order pages were touched (repo/touch.h), those of gw_lazy_background() first. 0 or -ENOMEM. */
 int gw_lazy_touched(struct gw_lazy *l, struct gw_buf *out);

@@ -41,8 +41,13 @@ struct gw_load {
 	struct gw_lazy *lazy;   /* the same */
 	bool cancelled;         /* under lock */
 	bool past_return;       /* under lock: the VM is here */
+	bool paused, stalled;   /* under lock: why it is not to run; the second set by the engine's thread */
+	bool runs;              /* under lock, by the engine's thread: it does, or is about to */
+	bool turning;           /* the same: it is being stopped or run */
+	bool ended;             /* under lock: it is not stopped or run from here any more */
 	pthread_mutex_t life;   /* held while the VM is stopped or run from here, which may wait for memory; not with the lock */
 	bool forgotten;         /* under life: the VM is somebody else's to stop and to run */
+	bool announced;         /* under life */
 };
 
 const char *gw_load_phase_name(enum gw_load_phase phase)
@@ -229,47 +234,83 @@ static void begin_background(struct gw_load *l)
 		usleep(100000); /* until then what is touched comes all the same */
 }
 
-static void set_running(struct gw_load *l, bool run)
+static void turn(struct gw_load *l, bool run)
 {
+	bool announce;
+
 	pthread_mutex_lock(&l->life);
-	if (!l->p.paused && !l->forgotten) {
-		if (run)
-			l->vm.ops->run(l->vm.self);
-		else
-			l->vm.ops->stop(l->vm.self);
-	}
+	if (!l->forgotten && run)
+		l->vm.ops->run(l->vm.self);
+	else if (!l->forgotten)
+		l->vm.ops->stop(l->vm.self);
+	announce = run && !l->forgotten && !l->announced && l->vm.ops->announce;
+	l->announced |= announce;
 	pthread_mutex_unlock(&l->life);
+	if (announce)
+		l->vm.ops->announce(l->vm.self);
+}
+
+/* Stops the VM, or lets it run, as is wished. To stop it waits for what waits for memory. */
+static void settle(struct gw_load *l)
+{
+	bool run, due;
+
+	pthread_mutex_lock(&l->lock);
+	run = !l->paused && !l->stalled;
+	due = run != l->runs;
+	l->turning = due;
+	l->runs = run;
+	pthread_mutex_unlock(&l->lock);
+	if (!due)
+		return;
+	turn(l, run);
+	pthread_mutex_lock(&l->lock);
+	l->turning = false;
+	pthread_mutex_unlock(&l->lock);
 }
 
 /* The VM stands still while it waits for what cannot be read: its time does not go on unseen, nor half of it without the other half. */
-static void stall(struct gw_load *l, bool *stalled)
+static void look_for_stall(struct gw_load *l)
 {
 	struct gw_lazy_stats st;
 	bool stands;
 
 	gw_lazy_stats(l->lazy, &st);
 	stands = st.stalled && st.waiting > 0;
-	if (stands == *stalled)
+	if (stands == l->stalled)
 		return;
-	*stalled = stands;
+	pthread_mutex_lock(&l->lock);
+	l->stalled = stands;
+	pthread_mutex_unlock(&l->lock);
 	if (stands) {
 		gw_warn("the VM waits for memory that cannot be read: %s", st.why);
 		report(l, GW_LOAD_STALL);
 	}
-	set_running(l, !stands); /* to stop it waits for what waits for memory */
+}
+
+/* All is here: from now on the VM can be stopped at once, by whoever has it. What was wished before is done. */
+static void hand_back(struct gw_load *l)
+{
+	bool ended;
+
+	do {
+		settle(l);
+		pthread_mutex_lock(&l->lock);
+		l->stalled = false;
+		ended = l->ended = l->runs == !l->paused;
+		pthread_mutex_unlock(&l->lock);
+	} while (!ended);
 }
 
 static void fetch(struct gw_load *l)
 {
-	bool stalled = false;
-
 	begin_background(l);
-	while (!gw_lazy_wait(l->lazy, stalled, gw_now_ns() + TICK_NS)) {
-		stall(l, &stalled);
-		report(l, stalled ? GW_LOAD_STALL : GW_LOAD_FETCH);
+	while (!gw_lazy_wait(l->lazy, l->stalled, gw_now_ns() + TICK_NS)) {
+		look_for_stall(l);
+		settle(l);
+		report(l, l->stalled ? GW_LOAD_STALL : GW_LOAD_FETCH);
 	}
-	if (stalled)
-		set_running(l, true);
+	hand_back(l);
 	gw_lazy_all_here(l->lazy);
 }
 
@@ -286,10 +327,7 @@ static void *load_main(void *arg)
 	if (gw_failpoint(GW_FP_LOAD_OWNED) < 0)
 		gw_warn("loading: failpoint");
 	/* Nobody else could take it back: what it does may be seen from outside at once. */
-	if (!l->p.paused)
-		l->vm.ops->run(l->vm.self);
-	if (l->vm.ops->announce && !l->p.paused)
-		l->vm.ops->announce(l->vm.self);
+	settle(l);
 	l->progress.start_us = (gw_now_ns() - l->started_ns) / GW_NS_PER_US;
 	report(l, GW_LOAD_FETCH);
 	if (gw_failpoint(GW_FP_LOAD_RUNNING) < 0)
@@ -316,6 +354,7 @@ int gw_load_start(const struct gw_load_params *params, const struct gw_move_vm *
 	l->p = *params;
 	l->p.url = strdup(params->url);
 	l->p.name = strdup(params->name);
+	l->paused = params->paused;
 	l->vm = *vm;
 	l->journal = journal;
 	l->fn = fn;
@@ -351,6 +390,31 @@ int gw_load_cancel(struct gw_load *l)
 	if (lazy)
 		gw_lazy_forget(lazy);
 	return r;
+}
+
+int gw_load_pause(struct gw_load *l, bool pause)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&l->lock);
+	if (l->ended)
+		r = -ESHUTDOWN;
+	else
+		l->paused = pause;
+	pthread_mutex_unlock(&l->lock);
+	if (r == 0)
+		gw_lazy_nudge(l->lazy);
+	return r;
+}
+
+bool gw_load_paused(struct gw_load *l)
+{
+	bool is;
+
+	pthread_mutex_lock(&l->lock);
+	is = l->ended ? !l->vm.ops->running(l->vm.self) : l->paused && !l->runs && (!l->turning || l->stalled);
+	pthread_mutex_unlock(&l->lock);
+	return is;
 }
 
 int gw_load_touched(struct gw_load *l, struct gw_buf *out)

@@ -5,7 +5,8 @@
  *   open repository and manifest -> check the machine -> RAM empty, held by lazy.h -> device state -> journal OWNER -> run -> the rest of its pages
  *
  * The VM runs when its device state is here; its pages come when it touches them, and all others behind that. Where a page that it waits for
- * cannot be read, the VM is stopped, and runs on when it can: its clocks and what it has to do with others then know of it. Until all is here the
+ * cannot be read, the VM is stopped, and runs on when it can: its clocks and what it has to do with others then know of it. That is one reason to stand
+ * still, and to be paused (gw_load_pause()) another: it runs when there is neither. Until all is here the
  * repository is needed, and so is the snapshot: who removes it then has its grace period.
  *
  * Everything that can be wrong with the snapshot or this host is found out before OWNER is written; after it the VM is here, whatever happens.
@@ -53,7 +54,7 @@ struct gw_load_params {
 	uint64_t generation;          /* 0: the latest */
 	uint8_t id[16];               /* of the snapshot that is meant */
 	uint64_t epoch;               /* that the VM is owned with from OWNER on */
-	bool paused;                  /* it does not run */
+	bool paused;                  /* it does not run before gw_load_pause() */
 	struct gw_lineage *lineage;   /* borrowed until gw_load_free(): memory is shared by it while it comes (ksm/lineage.h); NULL: it is not */
 };
 
@@ -67,6 +68,16 @@ int gw_load_start(const struct gw_load_params *params, const struct gw_move_vm *
 		  struct gw_load **ret, struct gw_error *err);
 /* Any thread. 0: it will end as CANCELLED unless it fails first; -EBUSY: the VM is here. */
 int gw_load_cancel(struct gw_load *l);
+/*
+ * Any thread, once the VM is here: it is not to run, or it may again. To stop a VM may take as long as a page does that it waits for, so this only asks; the engine's
+ * thread does it, and reports then. -ESHUTDOWN: all is here, and the VM the caller's to stop and to run.
+ */
+int gw_load_pause(struct gw_load *l, bool pause);
+/*
+ * That was asked for, and the VM stands still; or is being stopped, for it waits for what cannot be read, and does nothing else meanwhile. When all is here: it stands
+ * still.
+ */
+bool gw_load_paused(struct gw_load *l);
 /* Once DONE: the part GW_TOUCH_PART for the next time it is saved. 0 or -ENOMEM. */
 int gw_load_touched(struct gw_load *l, struct gw_buf *out);
 /*

@@ -25,6 +25,7 @@ struct gw_machine {
 	void *listener_arg;
 	bool ended;
 	bool stalled;               /* it waits for memory that cannot be read */
+	bool paused;                /* by request, while its memory is on its way */
 	char reason[160];           /* why it ended or is paused */
 	struct gw_move_progress progress;
 };
@@ -52,7 +53,7 @@ static Godwit__VmmRunState run_state(const struct gw_machine *m)
 	case GW_VM_MOVE_NONE:
 		break;
 	}
-	return gw_vm_running(m->vm) ? GODWIT__VMM_RUN_STATE__VMM_RUNNING : GODWIT__VMM_RUN_STATE__VMM_PAUSED;
+	return gw_vm_move_paused(m->move) ? GODWIT__VMM_RUN_STATE__VMM_PAUSED : GODWIT__VMM_RUN_STATE__VMM_RUNNING;
 }
 
 void gw_machine_status(struct gw_machine *m, bool with_resident, struct gw_machine_status *ret)
@@ -210,8 +211,10 @@ static void tell_stall(struct gw_machine *m, const Godwit__LoadProgress *p)
 	if (stalled == m->stalled)
 		return;
 	m->stalled = stalled;
-	snprintf(text, sizeof(text), stalled ? "the VM stands still: %.120s" : "the VM goes on: its memory can be read again", p->message);
-	set_reason(m, stalled ? text : "");
+	snprintf(text, sizeof(text), stalled ? "the VM stands still: %.120s" : m->paused ? "the VM's memory can be read again" :
+		 "the VM goes on: its memory can be read again", p->message);
+	if (!m->paused)
+		set_reason(m, stalled ? text : "");
 	tell(m, "warning", text);
 }
 
@@ -336,41 +339,54 @@ void gw_machine_start(struct gw_machine *m)
 	tell(m, "state", "");
 }
 
-/* Only while no move has the VM, and it is here at all. */
-static int check_ours(const struct gw_machine *m, struct gw_error *err)
+/* Only while no move has the VM, and it is here at all. `loading`: or its memory may be on its way. */
+static int check_free(const struct gw_machine *m, bool loading, struct gw_error *err)
 {
 	if (m->ended)
 		return gw_error_set(err, ESHUTDOWN, "the VM has ended");
-	if (gw_vm_move_busy(m->move))
-		return gw_error_set(err, EBUSY, gw_vm_move_loading(m->move) ? "the VM's memory is still on its way from a repository" :
-				    gw_vm_move_state(m->move) == GW_VM_MOVE_SAVING ? "the VM is being saved" : "the VM is moving");
+	if (gw_vm_move_loading(m->move) && !loading)
+		return gw_error_set(err, EBUSY, "the VM's memory is still on its way from a repository");
+	if (gw_vm_move_busy(m->move) && !gw_vm_move_loading(m->move))
+		return gw_error_set(err, EBUSY, gw_vm_move_state(m->move) == GW_VM_MOVE_SAVING ? "the VM is being saved" : "the VM is moving");
 	if (gw_vm_move_state(m->move) != GW_VM_MOVE_NONE)
 		return gw_error_set(err, EBUSY, "the VM is not here (yet)");
 	return 0;
 }
 
-int gw_machine_pause(struct gw_machine *m, struct gw_error *err)
+static int check_ours(const struct gw_machine *m, struct gw_error *err)
 {
-	int r = check_ours(m, err);
+	return check_free(m, false, err);
+}
 
-	if (r < 0 || !gw_vm_running(m->vm))
+/* While its memory is on its way that may take a while: then the news that it stands still comes when it does. */
+static int set_paused(struct gw_machine *m, bool pause, struct gw_error *err)
+{
+	bool asked;
+	int r = check_free(m, true, err);
+
+	if (r < 0)
 		return r;
-	gw_vm_stop(m->vm);
-	set_reason(m, "paused by request");
+	asked = gw_vm_move_pause(m->move, pause) == 0;
+	if (!asked && gw_vm_running(m->vm) != pause)
+		return 0;
+	if (!asked && pause)
+		gw_vm_stop(m->vm);
+	else if (!asked)
+		gw_vm_run(m->vm);
+	m->paused = asked && pause;
+	set_reason(m, pause ? "paused by request" : "");
 	tell(m, "state", m->reason);
 	return 0;
 }
 
+int gw_machine_pause(struct gw_machine *m, struct gw_error *err)
+{
+	return set_paused(m, true, err);
+}
+
 int gw_machine_resume(struct gw_machine *m, struct gw_error *err)
 {
-	int r = check_ours(m, err);
-
-	if (r < 0 || gw_vm_running(m->vm))
-		return r;
-	gw_vm_run(m->vm);
-	set_reason(m, "");
-	tell(m, "state", "");
-	return 0;
+	return set_paused(m, false, err);
 }
 
 int gw_machine_reset(struct gw_machine *m, struct gw_error *err)

@@ -175,6 +175,16 @@ bool gw_vm_move_loading(const struct gw_vm_move *mv)
 	return mv->load != NULL;
 }
 
+int gw_vm_move_pause(struct gw_vm_move *mv, bool pause)
+{
+	return mv->load ? gw_load_pause(mv->load, pause) : -ESHUTDOWN;
+}
+
+bool gw_vm_move_paused(const struct gw_vm_move *mv)
+{
+	return mv->load ? gw_load_paused(mv->load) : !gw_vm_running(mv->vm);
+}
+
 void gw_vm_move_forget(struct gw_vm_move *mv)
 {
 	if (!mv->load)

@@ -7,7 +7,7 @@
  * gw_vm_move_dispatch(), which calls the hooks: they always run on the main thread.
  *
  * While gw_vm_move_busy() the engine alone stops and runs the VM: the control socket refuses pause, resume and reset
- * with EBUSY; power-off or reset by the guest first calls gw_vm_move_cancel_wait().
+ * with EBUSY, but for pause and resume while memory is on its way (gw_vm_move_pause()); power-off or reset by the guest first calls gw_vm_move_cancel_wait().
  */
 #ifndef GW_VMM_MOVE_H
 #define GW_VMM_MOVE_H
@@ -75,6 +75,10 @@ int gw_vm_move_save(struct gw_vm_move *mv, const Godwit__Save *req, struct gw_er
 int gw_vm_move_load(struct gw_vm_move *mv, const Godwit__Load *req, struct gw_error *err);
 /* Memory is still on its way from a repository: threads may wait for it without end, and the VM can only go on or its process end at once. */
 bool gw_vm_move_loading(const struct gw_vm_move *mv);
+/* The VM is here and its memory on its way: asks for it to stand still, or to run (gw_load_pause()). -ESHUTDOWN: all is here, it is the caller's to stop and to run. */
+int gw_vm_move_pause(struct gw_vm_move *mv, bool pause);
+/* It stands still, and that by request where its memory is on its way: what it waits for then is another matter. */
+bool gw_vm_move_paused(const struct gw_vm_move *mv);
 /* The VM is stopped, and begins anew: what is still on its way is not wanted any more. */
 void gw_vm_move_forget(struct gw_vm_move *mv);
 /* The running or last ones; false when there was none. Strings and bytes point into mv, until the next dispatch. */

@@ -53,13 +53,15 @@ class Cluster:
             self.start_agent(host, failpoints)
 
     def _make_certificates(self):
-        with tempfile.TemporaryDirectory() as work:
-            self._pki("init", work)
-            for host in self.hosts:
-                self._pki("issue", "--dir", work, "--ip", self.ip(host), host)
-                peers = "\n".join(f"{h} = {self.ip(h)}:7410" for h in self.hosts if h != host)
-                Path(work, "godwitd.conf").write_text(CONFIG.format(host=host, peers=peers, share="yes" if self.sharing else "no"))
-                self.lab.put(host, f"{work}/ca.crt", f"{work}/{host}.crt", f"{work}/{host}.key", f"{work}/godwitd.conf", "/etc/godwit")
+        self.pki = tempfile.TemporaryDirectory(prefix="godwit-pki-")
+        work = self.pki.name
+        self._pki("init", work)
+        self._pki("issue", "--dir", work, "--client", "operator")
+        for host in self.hosts:
+            self._pki("issue", "--dir", work, "--ip", self.ip(host), host)
+            peers = "\n".join(f"{h} = {self.ip(h)}:7410" for h in self.hosts if h != host)
+            Path(work, "godwitd.conf").write_text(CONFIG.format(host=host, peers=peers, share="yes" if self.sharing else "no"))
+            self.lab.put(host, f"{work}/ca.crt", f"{work}/{host}.crt", f"{work}/{host}.key", f"{work}/godwitd.conf", "/etc/godwit")
 
     def _pki(self, *words):
         done = subprocess.run([self.bin / "godwit", "pki", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -87,6 +89,18 @@ class Cluster:
         done = self.lab.sh(host, "godwit", *words, check=False)
         if check and done.returncode:
             raise Failed(f"{host}: godwit {' '.join(map(str, words))}: exit {done.returncode}: {done.stderr.strip()} {done.stdout.strip()}")
+        return done
+
+    def address(self, host):
+        """As --host takes it."""
+        return f"{host}@{self.ip(host)}"
+
+    def operator(self, host, *words, check=True):
+        """The command line on this machine, which reaches all hosts as a client."""
+        keys = ("--ca", f"{self.pki.name}/ca.crt", "--cert", f"{self.pki.name}/operator.crt", "--key", f"{self.pki.name}/operator.key")
+        done = self.lab.exec(self.bin / "godwit", "--host", self.address(host), *keys, *words, check=False)
+        if check and done.returncode:
+            raise Failed(f"godwit {' '.join(map(str, words))}: exit {done.returncode}: {done.stderr.strip()} {done.stdout.strip()}")
         return done
 
     def show(self, host, vm):

@@ -104,6 +104,40 @@ def suspended_here_and_resumed_here_and_there(lab):
 
 
 @tests.test
+def moved_between_hosts_that_do_not_reach_each_other(lab):
+    """Each reaches the bucket and the operator; by one command, and back by hand."""
+    cluster, probe = begin(lab)
+    with Bucket(lab, cluster.hosts) as bucket:
+        repo = init_repository(lab, cluster, bucket.url)
+        lab.net("h1", "h2", "cut")
+        try:
+            assert cluster.godwit("h1", "move", "vm", "h2", check=False).returncode != 0 and cluster.running_on("vm") == ["h1"]
+            probe.result()
+            done = cluster.operator("h1", "move", "vm", cluster.address("h2"), "--through", *repo, "--json")
+            seen = probe.outage()
+            report = json.loads(done.stdout.splitlines()[-1])["result"]
+            assert report["moved"] and report["load"]["phase"] == "done", report
+            assert cluster.running_on("vm") == ["h2"] and cluster.state("h1", "vm") == "moved"
+            answers(lab, probe)
+            print(f"     outside {seen:.0f} ms, told {report['stood_still_ms']} ms; {report['save']['round']} rounds")
+            assert save(cluster, "h2", "suspend", "--live", repo=repo)["saved"]
+            refused = resume(cluster, "h1", repo=repo, check=False)
+            assert refused.returncode == 5 and "godwit release vm h1" in refused.stderr, refused
+            grant = cluster.operator("h2", "release", "vm", "h1").stdout
+            lab.sh("h1", "cat > /tmp/vm.grant", input=grant)
+            resume(cluster, "h1", "--grant", "/tmp/vm.grant", repo=repo)
+            answers(lab, probe)
+            # h2 keeps its word.
+            assert cluster.operator("h2", "release", "vm", "h3", check=False).returncode == 4
+            assert resume(cluster, "h2", repo=repo, check=False).returncode == 4
+            assert cluster.running_on("vm") == ["h1"]
+            all_here(cluster, "h1")
+        finally:
+            lab.net("h1", "h2", "heal")
+    end(cluster, probe)
+
+
+@tests.test
 def a_snapshot_goes_on(lab):
     cluster, probe = begin(lab)
     probe.result()
@@ -141,6 +175,41 @@ def a_vmm_that_is_killed_leaves_nothing_half(lab):
     cluster.godwit("h1", "start", "vm")
     answers(lab, probe)
     assert save(cluster, "h1", "suspend")["saved"] and resume(cluster, "h1")
+    answers(lab, probe)
+    end(cluster, probe)
+
+
+def resume_stalled(lab, cluster):
+    """Resumed on h1, and its repository goes away before all of its memory has come."""
+    lab.sh("h1", "rm -f /tmp/fetch")
+    assert save(cluster, "h1", "suspend")["saved"] and resume(cluster, "h1")
+    lab.sh("h1", "mv /srv/repo/packs /srv/repo/gone; touch /tmp/fetch")
+    wait_for(lambda: cluster.show("h1", "vm")["load"]["phase"] == "stall", "it waits for memory that cannot be read")
+
+
+def repository_comes_back(lab):
+    lab.sh("h1", "mv /srv/repo/gone /srv/repo/packs")
+
+
+@tests.test
+def while_its_memory_comes_it_is_paused_and_asked_to_move(lab):
+    cluster, probe = begin(lab, failpoints="load-running=wait:/tmp/fetch")
+    resume_stalled(lab, cluster)
+    cluster.godwit("h1", "pause", "vm")
+    assert cluster.state("h1", "vm") == "paused"
+    repository_comes_back(lab)
+    all_here(cluster, "h1")
+    assert cluster.state("h1", "vm") == "paused"
+    cluster.godwit("h1", "resume", "vm")
+    answers(lab, probe)
+    resume_stalled(lab, cluster)
+    refused = cluster.godwit("h1", "move", "vm", "h2", "--no-wait", check=False)
+    assert refused.returncode == 4 and "still on its way" in refused.stderr, refused
+    mover = lab.background("h1", "godwit", "move", "vm", "h2", "--json")
+    wait_for(lambda: (cluster.show("h1", "vm")["move"] or {}).get("phase") == "memory", "the move waits for its memory")
+    repository_comes_back(lab)
+    out, _ = mover.process.communicate(timeout=PATIENCE)
+    assert mover.process.returncode == 0 and "waiting for memory" in out and cluster.running_on("vm") == ["h2"], out
     answers(lab, probe)
     end(cluster, probe)
 

@@ -28,6 +28,8 @@
 #include "lib/parse.h"
 #include "lib/util.h"
 
+#define NOBODYS_PORT 1u
+
 bool agent_lab_role(int argc, char **argv, int *status)
 {
 	const char *slash = strrchr(argv[0], '/');
@@ -89,7 +91,8 @@ static void write_conf(struct agent_lab *lab, struct agent_host *h, const char *
 
 	for (unsigned i = 0; i < lab->nhosts; i++) {
 		if (&lab->h[i] != h)
-			n += snprintf(text + n, sizeof(text) - (size_t)n, "%s = 127.0.0.1:%u\n", lab->h[i].name, lab->h[i].port);
+			n += snprintf(text + n, sizeof(text) - (size_t)n, "%s = 127.0.0.1:%u\n", lab->h[i].name,
+				      lab->apart ? NOBODYS_PORT : lab->h[i].port);
 	}
 	snprintf(text + n, sizeof(text) - (size_t)n, "%s", more);
 	write_text(h->conf, text);

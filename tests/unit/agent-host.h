@@ -23,6 +23,7 @@ struct agent_host {
 struct agent_lab {
 	char dir[64];
 	unsigned nhosts;
+	bool apart; /* for configurations that are written from now on: its agent reaches no other one */
 	struct agent_host h[AGENT_MAX_HOSTS];
 };
 

@@ -63,6 +63,9 @@ struct fake {
 	struct gw_load *load;
 	struct gw_save_progress saved;  /* under lock, like the next */
 	struct gw_load_progress loaded;
+	bool ever_loaded;
+	struct gw_load_progress load_shown; /* what load_told points into */
+	Godwit__LoadProgress load_told;
 	uint8_t save_id[16];
 	bool keep;
 	char save_name[64];
@@ -212,7 +215,25 @@ static Godwit__VmmRunState run_state(struct fake *f)
 		return GODWIT__VMM_RUN_STATE__VMM_SAVING;
 	if (f->state == DOUBT)
 		return GODWIT__VMM_RUN_STATE__VMM_DOUBT;
+	if (f->load)
+		return gw_load_paused(f->load) ? GODWIT__VMM_RUN_STATE__VMM_PAUSED : GODWIT__VMM_RUN_STATE__VMM_RUNNING;
 	return move_vm_running(&f->vm) ? GODWIT__VMM_RUN_STATE__VMM_RUNNING : GODWIT__VMM_RUN_STATE__VMM_PAUSED;
+}
+
+static const Godwit__LoadProgress *fill_loaded(struct fake *f)
+{
+	Godwit__LoadProgress *m = &f->load_told;
+
+	pthread_mutex_lock(&f->lock);
+	f->load_shown = f->loaded;
+	pthread_mutex_unlock(&f->lock);
+	godwit__load_progress__init(m);
+	m->phase = (char *)gw_load_phase_name(f->load_shown.phase);
+	m->ram_bytes = f->load_shown.ram_bytes;
+	m->bytes = f->load_shown.bytes;
+	m->bytes_here = f->load_shown.bytes_here;
+	m->message = f->load_shown.message;
+	return m;
 }
 
 static void fill_status(struct fake *f, Godwit__VmmStatus *s, Godwit__MoveProgress *m)
@@ -230,6 +251,8 @@ static void fill_status(struct fake *f, Godwit__VmmStatus *s, Godwit__MoveProgre
 		fill_progress(&f->shown, m);
 		s->move = m;
 	}
+	if (f->ever_loaded)
+		s->load = (Godwit__LoadProgress *)fill_loaded(f);
 }
 
 static void fill_saved(struct fake *f, Godwit__SaveProgress *m)
@@ -311,6 +334,8 @@ static void take_repo_news(struct fake *f)
 		else
 			tell(f, "state", false);
 	}
+	if (f->load)
+		tell(f, "load", false);
 	if (f->load && loaded >= GW_LOAD_DONE) {
 		gw_load_free(f->load);
 		f->load = NULL;
@@ -345,6 +370,7 @@ static int begin_load(struct fake *f, const Godwit__Load *req, struct gw_error *
 	memcpy(p.key, req->key.data, sizeof(p.key));
 	memcpy(p.id, req->id.data, sizeof(p.id));
 	f->state = IN;
+	f->ever_loaded = true;
 	f->epoch = req->epoch;
 	p.lineage = f->sharer ? gw_sharer_lineage(f->sharer) : NULL;
 	return gw_load_start(&p, &vm, f->journal, on_loaded, f, &f->load, err);
@@ -530,7 +556,9 @@ static int dispatch(struct fake *f, unsigned client, const Godwit__VmmRequest *r
 	case GODWIT__VMM_REQUEST__OP_RESUME:
 		if (f->state != NONE)
 			return gw_error_set(err, EBUSY, "a move has the VM");
-		if (req->op_case == GODWIT__VMM_REQUEST__OP_PAUSE)
+		if (f->load && gw_load_pause(f->load, req->op_case == GODWIT__VMM_REQUEST__OP_PAUSE) == 0)
+			; /* its thread does it */
+		else if (req->op_case == GODWIT__VMM_REQUEST__OP_PAUSE)
 			op_stop(f);
 		else
 			op_run(f);

@@ -2,14 +2,18 @@
 /* Two agents and a VM that is suspended to a repository: who may resume it, and that it never runs twice. */
 #include "cmocka-all.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 
 #include "agent-host.h"
 #include "agent/cli-repo.h"
+#include "lib/clock.h"
+#include "lib/io.h"
 #include "lib/parse.h"
 #include "lib/util.h"
 #include "migrate/repo/repo.h"
+#include "patience.h"
 #include "repo-help.h"
 
 static struct agent_lab lab;
@@ -173,15 +177,114 @@ static void cancelled_it_runs_on(void **state)
 	check(agent_cli(&lab, 0, NULL, 0, "cancel v") == 4);
 }
 
-/* One that has just been resumed cannot be suspended before all of its memory is here. */
-static bool suspend_soon(void)
+static void move_packs(const char *source, const char *target)
 {
-	for (unsigned i = 0; i < 100; i++) {
-		if (agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0)
-			return true;
-		usleep(100000);
-	}
-	return false;
+	char a[128], b[128];
+
+	snprintf(a, sizeof(a), "%s/repo/%s", lab.dir, source);
+	snprintf(b, sizeof(b), "%s/repo/%s", lab.dir, target);
+	assert_int_equal(rename(a, b), 0);
+}
+
+/* Resumed, and what its guest touches cannot be read. */
+static void resume_stalled(void)
+{
+	char out[4096];
+
+	check(agent_cli(&lab, 0, out, sizeof(out), "suspend v %s", to) == 0);
+	move_packs("packs", "gone");
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 0);
+}
+
+static void wait_shown(const char *text)
+{
+	uint64_t deadline = gw_now_ns() + TEST_PATIENCE;
+	char out[16384];
+
+	do {
+		check(gw_now_ns() < deadline);
+		usleep(20000);
+	} while (agent_cli(&lab, 0, out, sizeof(out), "show v --json") != 0 || !strstr(out, text));
+}
+
+/* Begun, and found to wait. */
+static pid_t start_waiting(int log, const char *what)
+{
+	pid_t pid = agent_cli_start_to(&lab, 0, log, "%s", what);
+
+	wait_shown("waiting for memory: ");
+	return pid;
+}
+
+static void what_needs_all_of_its_memory_waits_for_it(void **state)
+{
+	char out[4096], words[400], path[128];
+	gw_autofree char *said = NULL;
+	gw_autofd log = -1;
+	size_t len;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "%s/said", lab.dir);
+	log = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	snprintf(words, sizeof(words), "suspend v %s", to);
+	resume_stalled();
+	check(agent_cli(&lab, 0, out, sizeof(out), "%s --no-wait", words) == 4 && strstr(out, "still on its way") && strstr(out, "% of it is here"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "move v h2 --no-wait") == 4 && strstr(out, "still on its way"));
+	pid = start_waiting(log, words);
+	check(agent_cli(&lab, 0, out, sizeof(out), "pause v") == 4 && strstr(out, "'suspend' is under way"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "cancel v") == 0 && agent_cli_wait(pid) == 7);
+	check(agent_wait_state(&lab, 0, "v", "running"));
+	pid = start_waiting(log, words);
+	move_packs("gone", "packs");
+	check(agent_cli_wait(pid) == 0 && agent_wait_state(&lab, 0, "v", "suspended"));
+	assert_int_equal(gw_read_file(path, 65536, &said, &len, NULL), 0);
+	check(strstr(said, "waiting for memory: ") && strstr(said, "cancelled") && strstr(said, "suspended as v"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 0);
+	resume_stalled();
+	pid = start_waiting(log, "move v h2");
+	move_packs("gone", "packs");
+	check(agent_cli_wait(pid) == 0 && agent_wait_state(&lab, 1, "v", "running"));
+}
+
+/* Whose VMM dies meanwhile is waited for no longer; one that is started anew has all of its memory. */
+static void its_vmm_dies_while_it_is_waited_for(void **state)
+{
+	gw_autofd null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	char words[400];
+	pid_t pid;
+
+	snprintf(words, sizeof(words), "suspend v %s", to);
+	resume_stalled();
+	pid = start_waiting(null, words);
+	check(agent_kill_vmm(&lab, 0, "v"));
+	check(agent_cli_wait(pid) == 1 && agent_wait_state(&lab, 0, "v", "crashed"));
+	move_packs("gone", "packs");
+	check(agent_cli(&lab, 0, NULL, 0, "start v") == 0 && agent_cli(&lab, 0, NULL, 0, "suspend v --no-wait %s", to) == 0);
+}
+
+static void it_is_paused_while_its_memory_comes(void **state)
+{
+	char out[4096];
+
+	resume_stalled();
+	wait_shown("\"phase\": \"stall\"");
+	check(agent_cli(&lab, 0, out, sizeof(out), "pause v") == 0);
+	check(agent_wait_state(&lab, 0, "v", "paused"));
+	/* An agent that is restarted finds it so. */
+	agent_host_kill(&lab, 0, SIGKILL);
+	agent_host_start(&lab, 0, NULL);
+	check(agent_wait_state(&lab, 0, "v", "paused"));
+	move_packs("gone", "packs");
+	wait_shown("\"phase\": \"done\"");
+	check(agent_wait_state(&lab, 0, "v", "paused"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "resume v") == 0 && agent_wait_state(&lab, 0, "v", "running"));
+	/* Taken back before the repository is there again. */
+	resume_stalled();
+	wait_shown("\"phase\": \"stall\"");
+	check(agent_cli(&lab, 0, out, sizeof(out), "pause v") == 0 && agent_cli(&lab, 0, out, sizeof(out), "resume v") == 0);
+	move_packs("gone", "packs");
+	wait_shown("\"phase\": \"done\"");
+	check(agent_wait_state(&lab, 0, "v", "running"));
 }
 
 /* Its VMM, or its agent, is killed at each step: it is in the snapshot or crashed here, never both and never neither. */
@@ -206,7 +309,7 @@ static void killed_on_the_way(void **state)
 	}
 	/* Resumed, it dies before it owns the VM: it is suspended as before. After: it is gone. */
 	for (int owned = 0; owned < 2; owned++) {
-		check(suspend_soon());
+		check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
 		agent_host_kill(&lab, 0, SIGKILL);
 		agent_host_start(&lab, 0, owned ? "load-owned=kill" : "load-state=kill");
 		check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 1);
@@ -273,6 +376,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(nobody_is_asked, begin, end),
 		cmocka_unit_test_setup_teardown(a_snapshot_goes_on, begin, end),
 		cmocka_unit_test_setup_teardown(cancelled_it_runs_on, begin, end),
+		cmocka_unit_test_setup_teardown(what_needs_all_of_its_memory_waits_for_it, begin, end),
+		cmocka_unit_test_setup_teardown(its_vmm_dies_while_it_is_waited_for, begin, end),
+		cmocka_unit_test_setup_teardown(it_is_paused_while_its_memory_comes, begin, end),
 		cmocka_unit_test_setup_teardown(killed_on_the_way, begin, end),
 		cmocka_unit_test_setup_teardown(the_agent_dies_meanwhile, begin, end),
 	};

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "lib/clock.h"
+#include "patience.h"
 #include "lib/util.h"
 #include "migrate/repo/touch.h"
 #include "suspend-help.h"
@@ -130,6 +131,121 @@ static void the_repository_goes_away_and_comes_back(void **state)
 	suspend_release(&t);
 }
 
+static void pause_and_wait(struct suspend_test *t, bool pause)
+{
+	uint64_t deadline = gw_now_ns() + TEST_PATIENCE;
+
+	assert_int_equal(gw_load_pause(t->load, pause), 0);
+	while (gw_load_paused(t->load) != pause || (!pause && !move_vm_running(&t->copy))) {
+		assert_true(gw_now_ns() < deadline);
+		usleep(1000);
+	}
+}
+
+static uint64_t writes_of(struct move_vm *vm)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&vm->lock);
+	n = vm->writes;
+	pthread_mutex_unlock(&vm->lock);
+	return n;
+}
+
+/* Its memory goes on to come while it stands still by request, and when all is here it still does. */
+static void paused_while_its_memory_comes(void **state)
+{
+	struct suspend_test t;
+
+	suspend(&t, *state, 32 * MIB);
+	/* Touches nothing: so it can be stopped while nothing can be read. */
+	move_packs(*state, "packs", "gone");
+	resume_start(&t, 0);
+	resume_wait_phase(&t, GW_LOAD_FETCH);
+	assert_true(gw_load_paused(t.load));
+	pause_and_wait(&t, false);
+	assert_true(t.copy.announced);
+	pause_and_wait(&t, true);
+	assert_false(move_vm_running(&t.copy));
+	move_packs(*state, "gone", "packs");
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	assert_false(move_vm_running(&t.copy));
+	/* Now it is its owner's. */
+	assert_int_equal(gw_load_pause(t.load, false), -ESHUTDOWN);
+	assert_true(gw_load_paused(t.load));
+	assert_true(move_vm_equal(&t.vm, &t.copy));
+	move_vm_run(&t.copy);
+	assert_false(gw_load_paused(t.load));
+	move_vm_stop(&t.copy);
+	resume_end(&t);
+	suspend_release(&t);
+}
+
+/* It stands still for two reasons, and runs when there is neither: each may end first. */
+static void paused_while_it_waits_for_what_cannot_be_read(void **state)
+{
+	struct suspend_test t;
+	uint64_t writes;
+
+	suspend(&t, *state, 64 * MIB);
+	for (unsigned unpaused_first = 0; unpaused_first < 2; unpaused_first++) {
+		move_packs(*state, "packs", "gone");
+		resume_start(&t, 200000);
+		resume_wait_phase(&t, GW_LOAD_STALL);
+		assert_false(gw_load_paused(t.load));
+		/* Done at once, though the engine's thread waits for the page that the guest waits for. */
+		pause_and_wait(&t, true);
+		if (unpaused_first) {
+			assert_int_equal(gw_load_pause(t.load, false), 0);
+			assert_false(gw_load_paused(t.load));
+		}
+		move_packs(*state, "gone", "packs");
+		if (!unpaused_first) {
+			assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+			assert_false(move_vm_running(&t.copy));
+			writes = writes_of(&t.copy);
+			assert_int_equal(gw_load_pause(t.load, false), -ESHUTDOWN);
+			assert_true(gw_load_paused(t.load));
+			assert_int_equal(writes_of(&t.copy), writes);
+			move_vm_run(&t.copy);
+		} else {
+			assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+		}
+		assert_true(move_vm_running(&t.copy));
+		if (unpaused_first)
+			resume_assert_equal(&t);
+		resume_end(&t);
+	}
+	suspend_release(&t);
+}
+
+/* Again and again, while its guest writes: what was wished last is what is at the end. */
+static void paused_and_unpaused_all_the_time(void **state)
+{
+	struct suspend_test t;
+
+	suspend(&t, *state, 64 * MIB);
+	for (unsigned last = 0; last < 2; last++) {
+		int r = 0;
+
+		resume_start(&t, 200000);
+		resume_wait_phase(&t, GW_LOAD_FETCH);
+		for (unsigned i = 0; r == 0 && i < 2000; i++) {
+			r = gw_load_pause(t.load, i % 2 == 0);
+			usleep(i % 7 * 50);
+		}
+		if (r == 0)
+			r = gw_load_pause(t.load, last);
+		assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+		if (r == 0)
+			assert_int_equal(move_vm_running(&t.copy), !last);
+		if (!last)
+			resume_assert_equal(&t);
+		resume_end(&t);
+	}
+	suspend_release(&t);
+}
+
 /* Flips a bit in the middle of each pack. */
 static void damage(struct repo_test *repo)
 {
@@ -217,6 +333,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_paused_vm_comes_paused, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(the_order_of_touches_goes_along, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(the_repository_goes_away_and_comes_back, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(paused_while_its_memory_comes, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(paused_while_it_waits_for_what_cannot_be_read, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(paused_and_unpaused_all_the_time, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(damaged_pages_are_waited_for, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(what_does_not_fit_is_refused, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(cancel_before_it_is_here, repo_setup, repo_teardown),
