@@ -34,6 +34,7 @@
 
 struct gw_guest;
 struct gw_arrival;
+struct gw_repositories;
 struct gw_sharing;
 
 struct gw_agent {
@@ -43,6 +44,7 @@ struct gw_agent {
 	SSL_CTX *tls_client;
 	struct gw_events *events;
 	struct gw_sharing *sharing;
+	struct gw_repositories *repositories; /* NULL: this host keeps none */
 	char boot_id[40];
 	uint16_t data_port;
 	int lock_fd;         /* STATE/agent.lock: one agent a state folder */

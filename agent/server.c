@@ -10,6 +10,7 @@
 
 #include "agent/chan.h"
 #include "agent/dataport.h"
+#include "agent/repositories.h"
 #include "agent/requests.h"
 #include "lib/clock.h"
 #include "lib/io.h"
@@ -133,9 +134,12 @@ static void connection(void *arg)
 	struct gw_chan *c = NULL;
 
 	if (conn->kind == KIND_DATA) {
-		gw_dataport_serve(s->agent, conn->fd, deadline);
+		struct gw_serving *serving = gw_dataport_serve(s->agent, conn->fd, deadline);
+
 		gw_gate_leave(&s->gate, conn->place);
 		s->data--;
+		if (serving)
+			gw_repositories_run(s->agent->repositories, serving);
 	} else if (conn->kind == KIND_LOCAL) {
 		if (gw_chan_from_unix(conn->fd, &c, &err) == 0)
 			serve(s->agent, c);
