@@ -7,8 +7,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "agent/share-internal.h"
 #include "agent/keyfile.h"
+#include "agent/share-internal.h"
 #include "agent/vmconfig.h"
 #include "agent/vmmctl.h"
 #include "lib/clock.h"
