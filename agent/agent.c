@@ -13,6 +13,7 @@
 #include "agent/bootfile.h"
 #include "agent/chan.h"
 #include "agent/guest.h"
+#include "agent/repositories.h"
 #include "agent/share.h"
 #include "lib/clock.h"
 #include "lib/io.h"
@@ -106,6 +107,8 @@ int gw_agent_init(struct gw_agent *a, const struct gw_conf *conf, struct gw_erro
 		r = gw_tls_new(conf->tls_ca, conf->tls_cert, conf->tls_key, true, &a->tls_server, err);
 		r = r ?: gw_tls_new(conf->tls_ca, conf->tls_cert, conf->tls_key, false, &a->tls_client, err);
 		r = r ?: check_own_name(a, err);
+		if (r == 0 && conf->repositories)
+			r = gw_repositories_new(a, &a->repositories, err);
 	}
 	return r;
 }
@@ -114,6 +117,7 @@ void gw_agent_release(struct gw_agent *a)
 {
 	gw_guests_free(a);
 	gw_sharing_free(a->sharing);
+	gw_repositories_free(a->repositories);
 	gw_memory_release(&a->memory);
 	gw_bootfile_cache_free(a);
 	SSL_CTX_free(a->tls_server);

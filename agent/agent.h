@@ -5,8 +5,9 @@
  * - The main thread accepts connections; each has a thread (server.c) that answers its requests. Each live VMM has a watcher
  *   thread (watch.c) that follows its control socket and its death. A move away has a thread (depart.c), a doubt has
  *   one that asks the other side until it answers (settle.c). A move that comes is driven by its connection's thread
- *   (arrive.c) until the VMM holds the channels, then by the watcher. One thread looks after the host's memory (memory.h), and each attach of
- *   a VM to the page store has one (share.h).
+ *   (arrive.c) until the VMM holds the channels, then by the watcher. Each connection to a repository that this host keeps has
+ *   one (repositories.h). One thread looks after the host's memory (memory.h), and each attach of a VM to the page store has
+ *   one (share.h).
  * - What must survive the agent is in files: a record a VM, a record a move that came (records.h), the VMM's own ownership
  *   journal (migrate/journal.h). Whatever thread learns something decides by these files and the kernel's word on
  *   which process lives (process.h), so that a restarted agent comes to the same conclusion.
@@ -34,6 +35,7 @@
 
 struct gw_guest;
 struct gw_arrival;
+struct gw_repositories;
 struct gw_sharing;
 
 struct gw_agent {
@@ -43,6 +45,7 @@ struct gw_agent {
 	SSL_CTX *tls_client;
 	struct gw_events *events;
 	struct gw_sharing *sharing;
+	struct gw_repositories *repositories; /* NULL: this host keeps none */
 	char boot_id[40];
 	uint16_t data_port;
 	int lock_fd;         /* STATE/agent.lock: one agent a state folder */

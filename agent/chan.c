@@ -16,6 +16,7 @@
 #include "agent/conf.h"
 #include "lib/clock.h"
 #include "lib/io.h"
+#include "lib/tcp.h"
 #include "lib/util.h"
 #include "proto/frame.h"
 

@@ -61,9 +61,4 @@ int gw_chan_recv(struct gw_chan *c, uint16_t *type, struct gw_buf *body, size_t 
 ssize_t gw_chan_read(struct gw_chan *c, void *data, size_t len);
 int gw_chan_write(struct gw_chan *c, const void *data, size_t len, uint64_t deadline_ns);
 
-/* TCP connection with a deadline; the descriptor does not block. */
-int gw_tcp_connect(const char *host, const char *port, uint64_t deadline_ns, int *ret, struct gw_error *err);
-/* Listens on "ADDR:PORT". */
-int gw_tcp_listen(const char *address, int *ret, struct gw_error *err);
-
 #endif

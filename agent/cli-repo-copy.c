@@ -114,7 +114,8 @@ static int open_other(struct gw_cli_repo *c, struct gw_repo **ret, struct gw_err
 		r = gw_cli_secret_read(from, "Passphrase", c->to, false, secret, err);
 	else
 		r = gw_cli_secret_expect(secret, from->fingerprint, err);
-	return r < 0 ? r : gw_cli_repo_open(c->to, &secret->secret, ret, err);
+	r = r ?: gw_cli_repo_reach(c, c->to, false, secret, err);
+	return r ?: gw_cli_repo_open(c->to, &secret->secret, ret, err);
 }
 
 int gw_cli_repo_copy(struct gw_cli_repo *c, struct gw_error *err)

@@ -74,7 +74,7 @@ static const struct gw_cli_repo_command commands[] = {
 /* ---- options of all commands, before and after their name ---- */
 
 static const struct argp_option shared_options[] = {
-	{ "repo", OPT_REPO, "URL", 0, "file:///DIRECTORY or s3://BUCKET/PREFIX (default $GODWIT_REPO)", 10 },
+	{ "repo", OPT_REPO, "URL", 0, "file:///DIRECTORY, s3://BUCKET/PREFIX or godwit://HOST/NAME (default $GODWIT_REPO)", 10 },
 	{ "passphrase-file", OPT_PASSPHRASE_FILE, "FILE", 0,
 	  "Its passphrase; '-' is standard input (default $GODWIT_REPO_PASSPHRASE_FILE, else it is typed)", 10 },
 	{ "key-file", OPT_KEY_FILE, "FILE", 0, "A host's key that opens it, in place of a passphrase", 10 },

@@ -57,14 +57,15 @@ static int run(struct gw_cli_repo *c, const struct gw_cli_repo_command *cmd, str
 	if (!c->url)
 		return gw_error_set(err, EINVAL, "which repository? Say --repo URL, or GODWIT_REPO in the environment");
 	r = gw_cli_secret_read(&c->from, cmd->opens ? "Passphrase" : "New passphrase", c->url, !cmd->opens, &c->secret, err);
+	r = r ?: gw_cli_repo_reach(c, c->url, !cmd->opens, &c->secret, err);
 	if (r == 0 && cmd->opens)
 		r = gw_cli_repo_open(c->url, &c->secret.secret, &c->repo, err);
 	return r < 0 ? r : cmd->run(c, err);
 }
 
-int gw_cli_repo_main(int argc, char **argv, bool json)
+int gw_cli_repo_main(int argc, char **argv, const struct gw_cli *cli)
 {
-	struct gw_cli_repo c = { .json = json, .url = getenv("GODWIT_REPO") };
+	struct gw_cli_repo c = { .cli = cli, .json = cli->json, .url = getenv("GODWIT_REPO") };
 	struct gw_error err = GW_ERROR_INIT;
 	const struct gw_cli_repo_command *cmd;
 	int r, status;

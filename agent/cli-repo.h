@@ -3,11 +3,12 @@
  * DOC: godwit repo
  *
  * Commands that look after a repository of snapshots (migrate/repo/repo.h). They open it themselves, by its URL: no agent takes part, so that they work
- * where the storage can be reached and somebody knows a passphrase or holds a host's key.
+ * where the storage can be reached and somebody knows a passphrase or holds a host's key. For one that a host keeps, an agent is asked for a ticket.
  *
  *   cli-repo.c          opening, exit statuses
  *   cli-repo-options.c  the commands, and what a command line may say
  *   cli-repo-secret.c   passphrases and keys: from files, or typed
+ *   cli-repo-ticket.c   tickets for repositories that a host keeps
  *   cli-repo-work.c     progress of what takes long; Ctrl-C
  *   cli-repo-snaps.c    snapshots by name
  *   cli-repo-key.c, -ls.c, -show.c, -rm.c, -check.c, -prune.c, -copy.c, -stats.c  a command each, or few
@@ -27,10 +28,11 @@
 #include "lib/error.h"
 #include "migrate/repo/repo.h"
 #include "migrate/repo/snap.h"
+#include "migrate/repo/ticket.h"
 #include "migrate/repo/upkeep.h"
 
-/* argv[0] is "repo". Returns the exit status. */
-int gw_cli_repo_main(int argc, char **argv, bool json);
+/* argv[0] is "repo"; `cli`: what was said before it. Returns the exit status. */
+int gw_cli_repo_main(int argc, char **argv, const struct gw_cli *cli);
 
 /* ---- passphrases and keys ---- */
 
@@ -45,6 +47,7 @@ struct gw_cli_secret {
 	char *passphrase;             /* owned */
 	EVP_PKEY *host;               /* owned */
 	uint8_t fingerprint[GW_REPO_ID_LEN];
+	struct gw_ticket ticket;
 };
 /* Asks for what is typed by "`what` of `url`", twice when it is `new`. *ret must stay where it is, until it is released. */
 int gw_cli_secret_read(const struct gw_cli_secret_from *from, const char *what, const char *url, bool new, struct gw_cli_secret *ret,
@@ -59,6 +62,7 @@ void gw_cli_secret_release(struct gw_cli_secret *s);
 
 /* Everything that a command line may say; each command takes some of it. */
 struct gw_cli_repo {
+	const struct gw_cli *cli; /* which agent, and how: for tickets */
 	bool json;
 	const char *url;
 	struct gw_cli_secret_from from;
@@ -88,6 +92,8 @@ struct gw_cli_repo_command {
 /* Reads the command line; exits on what makes no sense. */
 const struct gw_cli_repo_command *gw_cli_repo_parse(struct gw_cli_repo *c, int argc, char **argv);
 
+/* The ticket for one that a host keeps (migrate/repo/ticket.h) goes to *s; `create` makes it. Nothing for others. None there is -ESRCH. */
+int gw_cli_repo_reach(const struct gw_cli_repo *c, const char *url, bool create, struct gw_cli_secret *s, struct gw_error *err);
 /* Opens another repository than c->repo. Failures tell what to do about it; none there is -ESRCH. */
 int gw_cli_repo_open(const char *url, const struct gw_repo_secret *secret, struct gw_repo **ret, struct gw_error *err);
 /* Of work on a repository that is open: an object that is missing is damage. Passes `r` on. */

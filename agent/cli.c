@@ -96,7 +96,7 @@ static const struct argp_option all_options[] = {
 	{ "vm", OPT_VM, "VM", 0, "Only this VM and its domain", 0 },
 	{ "domain", OPT_DOMAIN, "NAME", 0, "Only this domain: the VMs of a tenant", 0 },
 	{ "watch", OPT_WATCH, NULL, 0, "Again every 2 seconds, until Ctrl-C", 0 },
-	{ "to", OPT_TO, "URL", 0, "The repository: file:///DIRECTORY or s3://BUCKET/PREFIX", 0 },
+	{ "to", OPT_TO, "URL", 0, "The repository: file:///DIRECTORY, s3://BUCKET/PREFIX or godwit://HOST/NAME", 0 },
 	{ "through", OPT_THROUGH, "URL", 0, "By way of this repository, for hosts that do not reach each other: suspended there, and resumed on HOST", 0 },
 	{ "grant", OPT_GRANT, "FILE", 0, "The word of the host that suspended it, which this one cannot ask: what 'godwit release' printed there ('-': standard input)", 0 },
 	{ "from", OPT_FROM, "URL", 0, "The repository that has the snapshot", 0 },
@@ -155,7 +155,7 @@ static const struct gw_cli_command commands[] = {
 	{ "peers", "", "Tells which other hosts answer.", 0, 0, NULL, gw_cli_peers },
 	{ "pki", "init [DIR] | issue NAME", "Makes a certificate authority, or a certificate signed by it.", 1, 2, pki_options,
 	  gw_cli_pki },
-	{ "repo", "COMMAND [ARGUMENT...]", "Looks after a repository of snapshots; asks no agent.", 0, 0, NULL, NULL },
+	{ "repo", "COMMAND [ARGUMENT...]", "Looks after a repository of snapshots.", 0, 0, NULL, NULL },
 	{ "version", "", "Tells the versions of command line and agent.", 0, 0, NULL, gw_cli_version },
 };
 
@@ -565,7 +565,7 @@ int gw_cli_main(int argc, char **argv)
 		if (r < 0)
 			gw_cli_report(cli.json, status, &err);
 	} else {
-		status = gw_cli_repo_main(argc - (int)at, argv + at, cli.json);
+		status = gw_cli_repo_main(argc - (int)at, argv + at, &cli);
 	}
 	free(cli.ca);
 	free(cli.cert);

@@ -234,6 +234,20 @@ static int set_overcommit(void *o, const char *value, struct gw_error *err)
 	return 0;
 }
 
+PATH_KEY(repositories, "directory")
+
+static int set_keep_free(void *o, const char *value, struct gw_error *err)
+{
+	int r = gw_parse_size(value, &((struct gw_conf *)o)->repositories_keep_free, err);
+
+	return r < 0 ? gw_error_wrap(err, "keep-free") : 0;
+}
+
+static const struct gw_ini_key repositories_keys[] = {
+	{ "directory", set_repositories },
+	{ "keep-free", set_keep_free },
+};
+
 static const struct gw_ini_key memory_keys[] = {
 	{ "reserve", set_reserve },
 	{ "overcommit", set_overcommit },
@@ -279,6 +293,7 @@ static const struct gw_ini_section sections[] = {
 	{ .kind = "tls", .keys = tls_keys, .nkeys = ARRAY_SIZE(tls_keys), .open = open_section },
 	{ .kind = "peers", .any = add_peer, .open = open_section },
 	{ .kind = "share", .keys = share_keys, .nkeys = ARRAY_SIZE(share_keys), .open = open_section },
+	{ .kind = "repositories", .keys = repositories_keys, .nkeys = ARRAY_SIZE(repositories_keys), .open = open_section },
 	{ .kind = "memory", .keys = memory_keys, .nkeys = ARRAY_SIZE(memory_keys), .open = open_section },
 };
 
@@ -303,6 +318,7 @@ static int set_defaults(struct gw_conf *c, struct gw_error *err)
 	c->share = true;
 	c->share_cpu = 25;
 	c->share_map_count = 262144;
+	c->repositories_keep_free = 1ull << 30;
 	c->reserve_percent = 5;
 	c->overcommit = 100;
 	if (gethostname(host, sizeof(host) - 1) == 0)
@@ -326,6 +342,8 @@ static int check(const struct gw_conf *c, const char *file, struct gw_error *err
 		return gw_error_set(err, EINVAL, "%s: [tls] needs all of ca, cert and key", file);
 	if (c->npeers && !c->tls_ca)
 		return gw_error_set(err, EINVAL, "%s: [peers] needs a [tls] section (make certificates with godwit pki)", file);
+	if (c->repositories && !c->tls_ca)
+		return gw_error_set(err, EINVAL, "%s: [repositories] needs a [tls] section (make certificates with godwit pki)", file);
 	/* Control sockets of VMs lie below it and a socket's path has 107 bytes. */
 	if (strlen(c->run) > 32)
 		return gw_error_set(err, EINVAL, "%s: run: the path is longer than 32 bytes", file);
@@ -355,7 +373,8 @@ int gw_conf_read(const char *path, struct gw_conf *conf, struct gw_error *err)
 void gw_conf_release(struct gw_conf *c)
 {
 	char *const strings[] = { c->name, c->listen, c->data_listen, c->data_address, c->socket,  c->state,
-				  c->run,  c->vmm,    c->tls_ca,      c->tls_cert,     c->tls_key, c->share_daemon };
+				  c->run,  c->vmm,    c->tls_ca,      c->tls_cert,     c->tls_key, c->share_daemon,
+				  c->repositories };
 
 	for (size_t i = 0; i < ARRAY_SIZE(strings); i++)
 		free(strings[i]);

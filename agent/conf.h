@@ -35,6 +35,9 @@ struct gw_conf {
 	struct gw_conf_peer *peers;
 	unsigned npeers;
 
+	char *repositories;      /* folder of those that this host keeps for others; NULL: it keeps none */
+	uint64_t repositories_keep_free; /* bytes that stay free in its file system */
+
 	bool share;              /* VMs of one tenant share memory */
 	char *share_daemon;      /* godwit-ksmd; by default beside our own binary */
 	unsigned share_cpu;      /* percent of one processor that a VM's sharing may take */

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "agent/repositories.h"
 #include "lib/bytes.h"
 #include "lib/clock.h"
 #include "lib/io.h"
@@ -131,7 +132,7 @@ void gw_arrival_free(struct gw_arrival *w)
 	free(w);
 }
 
-void gw_dataport_serve(struct gw_agent *a, int sock, uint64_t deadline_ns)
+struct gw_serving *gw_dataport_serve(struct gw_agent *a, int sock, uint64_t deadline_ns)
 {
 	static struct gw_ratelimit limit;
 	uint8_t raw[GW_PREAMBLE_LEN];
@@ -140,9 +141,15 @@ void gw_dataport_serve(struct gw_agent *a, int sock, uint64_t deadline_ns)
 	gw_autofd fd = sock;
 	bool placed = false;
 
-	if (gw_read_full(fd, raw, sizeof(raw), deadline_ns) < 0 || gw_preamble_decode(raw, &p) < 0) {
+	if (gw_read_full(fd, raw, sizeof(raw), deadline_ns) < 0) {
+		gw_warn_limited(&limit, "data port: a connection that says nothing is dropped");
+		return NULL;
+	}
+	if (gw_ticket_is_preamble(raw))
+		return gw_repositories_accept(a->repositories, gw_steal_fd(&fd), raw, sizeof(raw), deadline_ns);
+	if (gw_preamble_decode(raw, &p) < 0) {
 		gw_warn_limited(&limit, "data port: a connection that does not begin as a move's channel is dropped");
-		return;
+		return NULL;
 	}
 	/* The VMM expects a descriptor that blocks. */
 	fcntl(fd, F_SETFL, 0);
@@ -157,4 +164,5 @@ void gw_dataport_serve(struct gw_agent *a, int sock, uint64_t deadline_ns)
 	pthread_mutex_unlock(&a->arrivals_lock);
 	if (!placed)
 		gw_warn_limited(&limit, "data port: a channel of a move that nobody waits for is dropped");
+	return NULL;
 }

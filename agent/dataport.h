@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Where the channels of moves arrive. Each TCP connection begins with a preamble in the clear that tells which waiting move it
+ * Where the channels of moves arrive, and connections to repositories. Each TCP connection begins with a preamble in the clear that tells which waiting move it
  * belongs to; whether it is genuine the VMM finds out, by TLS with the move's secret. Little-endian:
  *   8 bytes "GWDMOVE1", 16 bytes move id, u32 channel number, u32 number of channels (control channel and data channels).
  */
@@ -30,7 +30,10 @@ int gw_arrival_wait(struct gw_arrival *w, uint64_t deadline_ns, int fds[GW_MAX_M
 /* Closes what was not taken. Takes NULL. */
 void gw_arrival_free(struct gw_arrival *w);
 
-/* Serves one accepted connection: takes fd, reads its preamble by the deadline, hands it to whom it belongs. */
-void gw_dataport_serve(struct gw_agent *a, int fd, uint64_t deadline_ns);
+/*
+ * Serves one accepted connection: takes fd, reads its preamble by the deadline, hands it to whom it belongs. One to a repository (migrate/repo/ticket.h) that
+ * has shown its ticket is returned, for gw_repositories_run(); else NULL.
+ */
+struct gw_serving *gw_dataport_serve(struct gw_agent *a, int fd, uint64_t deadline_ns);
 
 #endif

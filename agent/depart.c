@@ -20,6 +20,7 @@
 #include "lib/clock.h"
 #include "lib/failpoint.h"
 #include "lib/io.h"
+#include "lib/tcp.h"
 #include "lib/util.h"
 #include "migrate/stream.h"
 #include "migrate/tls.h"

@@ -14,6 +14,7 @@
 #include "agent/settle.h"
 #include "agent/share.h"
 #include "agent/suspend.h"
+#include "agent/ticket.h"
 #include "agent/vmconfig.h"
 #include "agent/watch.h"
 #include "lib/clock.h"
@@ -229,6 +230,27 @@ static int do_resume_check(struct gw_client *c, const Req *req, Rep *rep, struct
 	return gw_resume_check(c->agent, req->resume_check, err);
 }
 
+static int do_ticket(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
+{
+	const Godwit__TicketRequest *t = req->ticket;
+	Godwit__RepositoryTicket m;
+	struct gw_ticket ticket;
+	int r;
+
+	if (!*t->host || !strcmp(t->host, c->agent->conf->name))
+		r = gw_ticket_grant(c->agent, t->name, t->create, gw_chan_role(c->chan) == GW_ROLE_LOCAL, &ticket, err);
+	else if (gw_chan_role(c->chan) == GW_ROLE_HOST)
+		r = gw_error_set(err, EINVAL, "a host asks for tickets only for itself");
+	else
+		r = gw_ticket_from_peer(c->agent, t->host, t->name, t->create, &ticket, err);
+	if (r < 0)
+		return r;
+	gw_ticket_write(&ticket, &m);
+	rep->ticket = (Godwit__RepositoryTicket *)gw_pb_copy(&m.base);
+	explicit_bzero(&ticket, sizeof(ticket));
+	return rep->ticket ? 0 : gw_error_set(err, ENOMEM, "out of memory");
+}
+
 static int do_balloon(struct gw_client *c, const Req *req, Rep *rep, struct gw_error *err)
 {
 	gw_autoguest *g = gw_client_guest(c, req->balloon->name, err);
@@ -345,6 +367,7 @@ static const struct handler {
 	{ GODWIT__AGENT_REQUEST__OP_CLONE, CLI | PEER, gw_client_clone },
 	{ GODWIT__AGENT_REQUEST__OP_RELEASE, CLI, do_release },
 	{ GODWIT__AGENT_REQUEST__OP_RESUME_CHECK, CLI, do_resume_check },
+	{ GODWIT__AGENT_REQUEST__OP_TICKET, CLI | PEER, do_ticket },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_CLAIM, PEER, do_peer_claim },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_PREPARE, PEER, do_peer_prepare },
 	{ GODWIT__AGENT_REQUEST__OP_PEER_SPAWN, PEER, do_peer_spawn },

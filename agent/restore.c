@@ -11,6 +11,7 @@
 #include "agent/run.h"
 #include "agent/share.h"
 #include "agent/snapshot.h"
+#include "agent/ticket.h"
 #include "agent/vmconfig.h"
 #include "agent/vmmctl.h"
 #include "lib/clock.h"
@@ -115,9 +116,14 @@ static int hand_over(const struct gw_restore *s, struct gw_guest *g, bool paused
 	gw_autofree char *path = gw_guest_control(g);
 	Godwit__VmmRequest req = GODWIT__VMM_REQUEST__INIT;
 	Godwit__Load load = GODWIT__LOAD__INIT;
+	struct gw_vmm_ticket ticket;
+	int r;
 
 	if (!path)
 		return gw_error_set(err, ENOMEM, "out of memory");
+	r = gw_ticket_for_vmm(s->a, s->url, &ticket, &load.ticket, err);
+	if (r < 0)
+		return r;
 	load.url = (char *)s->url;
 	load.key = (ProtobufCBinaryData){ GW_REPO_KEY_LEN, (uint8_t *)gw_repo_key(s->repo) };
 	load.name = (char *)s->info->name;
@@ -130,7 +136,9 @@ static int hand_over(const struct gw_restore *s, struct gw_guest *g, bool paused
 	load.paused = paused || s->about->vm->paused;
 	req.op_case = GODWIT__VMM_REQUEST__OP_LOAD;
 	req.load = &load;
-	return gw_vmmctl_ask(path, &req, NULL, 0, NULL, NULL, err);
+	r = gw_vmmctl_ask(path, &req, NULL, 0, NULL, NULL, err);
+	explicit_bzero(&ticket, sizeof(ticket));
+	return r;
 }
 
 /* Until the VMM says that the VM runs, or has died. */

@@ -10,10 +10,12 @@
 
 #include "agent/chan.h"
 #include "agent/dataport.h"
+#include "agent/repositories.h"
 #include "agent/requests.h"
 #include "lib/clock.h"
 #include "lib/io.h"
 #include "lib/log.h"
+#include "lib/tcp.h"
 #include "lib/util.h"
 
 #define MAX_LOCAL 64
@@ -44,6 +46,13 @@ static uint16_t port_of(int fd)
 	return ntohs(ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port : ((struct sockaddr_in *)&ss)->sin_port);
 }
 
+static int listen_on(const char *address, int *ret, struct gw_error *err)
+{
+	char host[256], port[6];
+
+	return gw_parse_address(address, "0", host, port, err) ?: gw_tcp_listen(host, port, ret, err);
+}
+
 int gw_server_open(struct gw_agent *a, struct gw_server *s, struct gw_error *err)
 {
 	int r;
@@ -54,8 +63,8 @@ int gw_server_open(struct gw_agent *a, struct gw_server *s, struct gw_error *err
 	gw_gate_init(&s->gate);
 	r = gw_unix_listen(a->conf->socket, 0660, &s->local_fd, err);
 	if (r == 0 && a->tls_server) {
-		r = gw_tcp_listen(a->conf->listen, &s->tls_fd, err);
-		r = r ?: gw_tcp_listen(a->conf->data_listen, &s->data_fd, err);
+		r = listen_on(a->conf->listen, &s->tls_fd, err);
+		r = r ?: listen_on(a->conf->data_listen, &s->data_fd, err);
 		if (r == 0)
 			a->data_port = port_of(s->data_fd);
 	}
@@ -125,9 +134,12 @@ static void connection(void *arg)
 	struct gw_chan *c = NULL;
 
 	if (conn->kind == KIND_DATA) {
-		gw_dataport_serve(s->agent, conn->fd, deadline);
+		struct gw_serving *serving = gw_dataport_serve(s->agent, conn->fd, deadline);
+
 		gw_gate_leave(&s->gate, conn->place);
 		s->data--;
+		if (serving)
+			gw_repositories_run(s->agent->repositories, serving);
 	} else if (conn->kind == KIND_LOCAL) {
 		if (gw_chan_from_unix(conn->fd, &c, &err) == 0)
 			serve(s->agent, c);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The agent's listeners: UNIX socket (local command lines), TLS (peers and remote command lines), and the port where the
- * channels of moves arrive. A thread a connection, their number bounded; who does not say what it wants in time is dropped.
+ * channels of moves and connections to repositories arrive. A thread a connection, their number bounded; who does not say what
+ * it wants in time is dropped.
  */
 #ifndef GW_AGENT_SERVER_H
 #define GW_AGENT_SERVER_H

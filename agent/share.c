@@ -7,8 +7,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "agent/keyfile.h"
 #include "agent/share-internal.h"
-#include "agent/share-key.h"
 #include "agent/vmconfig.h"
 #include "agent/vmmctl.h"
 #include "lib/clock.h"
@@ -90,14 +90,14 @@ static int give_daemon(struct gw_guest *g, int fd, unsigned *number, struct gw_e
 {
 	struct gw_sharing *s = g->agent->sharing;
 	Godwit__ShareAttach attach = GODWIT__SHARE_ATTACH__INIT;
-	uint8_t key[GW_SHARE_KEY_LEN];
+	uint8_t key[GW_KEYFILE_LEN];
 	int r;
 
 	/* Constant as long as the guest lives. */
 	attach.vm = g->name;
 	attach.domain = (char *)gw_share_domain(g->record->config);
 	pthread_mutex_lock(&s->keys_lock);
-	r = gw_share_key(g->agent->conf->state, attach.domain, key, err);
+	r = gw_keyfile(g->agent->conf->state, "share", attach.domain, key, err);
 	pthread_mutex_unlock(&s->keys_lock);
 	attach.pages = g->record->config->memory / GW_PAGE_SIZE;
 	attach.key.data = key;

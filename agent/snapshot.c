@@ -6,6 +6,7 @@
 
 #include "agent/bootfile.h"
 #include "agent/offer.h"
+#include "agent/ticket.h"
 #include "agent/vmconfig.h"
 #include "lib/util.h"
 #include "migrate/save.h"
@@ -72,10 +73,12 @@ int gw_snapshot_about(const struct gw_snap *snap, Godwit__SnapshotAbout **ret, s
 	return r;
 }
 
-int gw_snapshot_repo(const struct gw_agent *a, const char *url, const char *passphrase, const ProtobufCBinaryData *fingerprint, struct gw_repo **ret,
+int gw_snapshot_repo(struct gw_agent *a, const char *url, const char *passphrase, const ProtobufCBinaryData *fingerprint, struct gw_repo **ret,
 		     struct gw_error *err)
 {
 	struct gw_repo_secret secret = { .passphrase = *passphrase ? passphrase : NULL };
+	struct gw_ticket ticket;
+	int r = 0;
 
 	if (!*url)
 		return gw_error_set(err, EINVAL, "no repository is named");
@@ -89,5 +92,9 @@ int gw_snapshot_repo(const struct gw_agent *a, const char *url, const char *pass
 			return gw_error_set(err, EINVAL, "this host has no key that could open %s: its configuration has no [tls]", url);
 		secret.host = SSL_CTX_get0_privatekey(a->tls_server);
 	}
-	return gw_repo_open(url, &secret, ret, err);
+	if (gw_ticket_is_url(url)) {
+		r = gw_ticket_for(a, url, &ticket, err);
+		secret.ticket = &ticket;
+	}
+	return r ?: gw_repo_open(url, &secret, ret, err);
 }

@@ -16,7 +16,7 @@ int gw_snapshot_about(const struct gw_snap *snap, Godwit__SnapshotAbout **ret, s
  * By passphrase or, where that is empty, by the key of this host, and then only one that has the fingerprint: anybody can make a repository that a host's key
  * opens. An empty fingerprint is none. -EKEYREJECTED, and as gw_repo_open().
  */
-int gw_snapshot_repo(const struct gw_agent *a, const char *url, const char *passphrase, const ProtobufCBinaryData *fingerprint, struct gw_repo **ret,
+int gw_snapshot_repo(struct gw_agent *a, const char *url, const char *passphrase, const ProtobufCBinaryData *fingerprint, struct gw_repo **ret,
 		     struct gw_error *err);
 
 #endif

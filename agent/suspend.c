@@ -11,6 +11,7 @@
 #include "agent/loading.h"
 #include "agent/records.h"
 #include "agent/snapshot.h"
+#include "agent/ticket.h"
 #include "agent/vmconfig.h"
 #include "agent/vmmctl.h"
 #include "agent/watch.h"
@@ -99,9 +100,14 @@ static int hand_over(struct suspend *s, const struct gw_repo *repo, const struct
 	gw_autofree char *path = gw_guest_control(s->g);
 	Godwit__VmmRequest req = GODWIT__VMM_REQUEST__INIT;
 	Godwit__Save save = GODWIT__SAVE__INIT;
+	struct gw_vmm_ticket ticket;
+	int r;
 
 	if (!path)
 		return gw_error_set(err, ENOMEM, "out of memory");
+	r = gw_ticket_for_vmm(s->g->agent, s->req->url, &ticket, &save.ticket, err);
+	if (r < 0)
+		return r;
 	save.url = s->req->url;
 	save.key = (ProtobufCBinaryData){ GW_REPO_KEY_LEN, (uint8_t *)gw_repo_key(repo) };
 	save.name = s->req->snapshot;
@@ -113,7 +119,9 @@ static int hand_over(struct suspend *s, const struct gw_repo *repo, const struct
 	save.id = (ProtobufCBinaryData){ sizeof(s->id), s->id };
 	req.op_case = GODWIT__VMM_REQUEST__OP_SAVE;
 	req.save = &save;
-	return gw_vmmctl_ask(path, &req, NULL, 0, NULL, NULL, err);
+	r = gw_vmmctl_ask(path, &req, NULL, 0, NULL, NULL, err);
+	explicit_bzero(&ticket, sizeof(ticket));
+	return r;
 }
 
 static void tell_waiting(void *arg, const Godwit__LoadProgress *p, const char *text)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Saving RAM to a repository and bringing it back, natively: bench-suspend [--kind random|text] [--workers N] [--fill MIB] URL MIB. Of MIB of RAM so much
- * is filled (all; the rest is zero), with what does not compress or with what programs' memory is like. Makes the repository in an empty URL. The figures go
- * to stderr for people, and as one JSON object to stdout; "save" ends when the snapshot is durable.
+ * Saving RAM to a repository and bringing it back, natively: bench-suspend [--kind random|text] [--workers N] [--fill MIB] [--kept] URL MIB. With --kept URL
+ * is a new folder's path, and the repository in it is served to this process over loopback, as by another host's agent. Of MIB of RAM so much is filled (all;
+ * the rest is zero), with what does not compress or with what programs' memory is like. Makes the repository in an empty URL. The figures go to stderr for
+ * people, and as one JSON object to stdout; "save" ends when the snapshot is durable.
  */
 #include <getopt.h>
 #include <pthread.h>
@@ -16,6 +17,7 @@
 #include "migrate/lazy.h"
 #include "migrate/repo/snap.h"
 #include "migrate/repo/writer.h"
+#include "tests/unit/repo-host.h"
 
 #define READERS 2u /* as many as this bench's machine has processors: what is read eagerly has them all */
 
@@ -195,12 +197,15 @@ static void touch_lazily(struct bench *b)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = { { "kind", 1, NULL, 'k' }, { "workers", 1, NULL, 'w' }, { "fill", 1, NULL, 'f' }, { NULL, 0, NULL, 0 } };
-	const struct gw_repo_secret secret = { .passphrase = "of a benchmark" };
+	static const struct option options[] = { { "kind", 1, NULL, 'k' }, { "workers", 1, NULL, 'w' }, { "fill", 1, NULL, 'f' },
+						 { "kept", 0, NULL, 'r' }, { NULL, 0, NULL, 0 } };
+	struct gw_repo_secret secret = { .passphrase = "of a benchmark" };
 	struct gw_error err = GW_ERROR_INIT;
 	struct bench b = { 0 };
 	struct gw_snap *s;
-	bool text = false;
+	bool text = false, kept = false;
+	const char *url;
+	struct gw_ticket ticket;
 	uint64_t fill_mib = 0;
 	int o;
 
@@ -209,6 +214,8 @@ int main(int argc, char **argv)
 			text = strcmp(optarg, "text") == 0;
 		else if (o == 'w')
 			b.workers = (unsigned)strtoul(optarg, NULL, 10);
+		else if (o == 'r')
+			kept = true;
 		else if (o == 'f')
 			fill_mib = strtoull(optarg, NULL, 10);
 		else
@@ -216,12 +223,18 @@ int main(int argc, char **argv)
 	}
 	if (argc - optind != 2)
 		return 2;
+	url = argv[optind];
+	if (kept) {
+		ticket = repo_host_ticket(repo_host_new(url, 0, NULL, NULL), "bench");
+		secret.ticket = &ticket;
+		url = "godwit://loopback/bench";
+	}
 	b.pages = strtoull(argv[optind + 1], NULL, 10) * 256;
 	b.filled = fill_mib ? fill_mib * 256 : b.pages;
 	if (gw_ram_new(b.pages * GW_PAGE_SIZE, b.pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &b.ram, &err) < 0)
 		die_of(&err);
 	fill(memory(&b), b.filled * GW_PAGE_SIZE, text);
-	if (gw_repo_init(argv[optind], &secret, NULL, &err) < 0 || gw_repo_open(argv[optind], &secret, &b.repo, &err) < 0)
+	if (gw_repo_init(url, &secret, NULL, &err) < 0 || gw_repo_open(url, &secret, &b.repo, &err) < 0)
 		die_of(&err);
 	save(&b, "save", NULL, 0);
 	save(&b, "save_known", NULL, 0);

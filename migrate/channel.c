@@ -49,7 +49,7 @@ int gw_channel_new(const struct gw_channel_config *config, struct gw_channel **r
 		return gw_error_set(err, ENOMEM, "out of memory");
 	}
 	if (!config->clear) {
-		gw_tls_key_init(&ch->key, config->secret, config->move_id, config->number);
+		gw_tls_key_init(&ch->key, config->what ?: "move", config->secret, config->move_id, config->number);
 		ch->wire.read_deadline = config->deadline_ns;
 		r = gw_tls_handshake(&ch->wire, &ch->key, config->client, &ch->ssl, err);
 		OPENSSL_cleanse(ch->key.secret, sizeof(ch->key.secret));

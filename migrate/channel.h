@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A channel of a move: an encrypted byte stream with whole reads and batched writes. One thread uses it at a time. */
+/* A channel of a move, or a connection to a repository: an encrypted byte stream with whole reads and batched writes. One thread uses it at a time. */
 #ifndef GW_MIGRATE_CHANNEL_H
 #define GW_MIGRATE_CHANNEL_H
 
@@ -20,6 +20,7 @@ struct gw_channel_config {
 	bool client;    /* the source is */
 	bool clear;     /* no encryption: refused unless built with GW_BENCH_SWITCHES */
 	unsigned number; /* 0 = control */
+	const char *what; /* whose secret and id they are, in a word; NULL: "move". Borrowed as long as the channel is there */
 	const uint8_t *secret;  /* 32 bytes, borrowed during the call */
 	const uint8_t *move_id; /* 16 bytes, borrowed during the call */
 	uint64_t deadline_ns;   /* of the handshake */

@@ -100,7 +100,7 @@ static void report(struct gw_load *l, enum gw_load_phase phase)
 
 static int open_snapshot(struct gw_load *l, struct gw_error *err)
 {
-	const struct gw_repo_secret secret = { .key = l->p.key };
+	const struct gw_repo_secret secret = { .key = l->p.key, .ticket = &l->p.ticket };
 	struct gw_repo *repo = NULL;
 	int r = gw_repo_open(l->p.url, &secret, &repo, err);
 
@@ -455,6 +455,7 @@ void gw_load_free(struct gw_load *l)
 	free((char *)l->p.url);
 	free((char *)l->p.name);
 	OPENSSL_cleanse(l->p.key, sizeof(l->p.key));
+	OPENSSL_cleanse(&l->p.ticket, sizeof(l->p.ticket));
 	pthread_mutex_destroy(&l->life);
 	pthread_mutex_destroy(&l->lock);
 	free(l);

@@ -21,6 +21,7 @@
 #include "lib/error.h"
 #include "migrate/move.h"
 #include "migrate/repo/crypt.h"
+#include "migrate/repo/ticket.h"
 
 enum gw_load_phase {
 	GW_LOAD_OPEN,      /* manifest, RAM, device state */
@@ -50,6 +51,7 @@ struct gw_load_progress {
 struct gw_load_params {
 	const char *url;
 	uint8_t key[GW_REPO_KEY_LEN]; /* the repository's */
+	struct gw_ticket ticket;      /* for one that another host keeps; else zero */
 	const char *name;             /* of the snapshot */
 	uint64_t generation;          /* 0: the latest */
 	uint8_t id[16];               /* of the snapshot that is meant */

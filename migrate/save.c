@@ -121,7 +121,7 @@ static void end(struct gw_save *s, enum gw_save_phase phase, const char *message
 
 static int open_repository(struct gw_save *s, struct gw_error *err)
 {
-	const struct gw_repo_secret secret = { .key = s->p.key };
+	const struct gw_repo_secret secret = { .key = s->p.key, .ticket = &s->p.ticket };
 	struct gw_repo *repo = NULL;
 	int r = gw_repo_open(s->p.url, &secret, &repo, err);
 
@@ -323,7 +323,7 @@ static void drop_repository(struct gw_save *s)
 /* It exists and is not wanted any more. The repository's own handle may have been cancelled. */
 static void remove_snapshot(struct gw_save *s, const struct gw_snap_info *info)
 {
-	const struct gw_repo_secret secret = { .key = s->p.key };
+	const struct gw_repo_secret secret = { .key = s->p.key, .ticket = &s->p.ticket };
 	struct gw_error err = GW_ERROR_INIT;
 	struct gw_repo *repo = NULL;
 	struct gw_snap *snap = NULL;
@@ -507,6 +507,7 @@ void gw_save_free(struct gw_save *s)
 	free((void *)s->p.about);
 	free((void *)s->p.touch);
 	OPENSSL_cleanse(s->p.key, sizeof(s->p.key));
+	OPENSSL_cleanse(&s->p.ticket, sizeof(s->p.ticket));
 	pthread_cond_destroy(&s->change);
 	pthread_mutex_destroy(&s->lock);
 	free(s);

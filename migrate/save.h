@@ -25,6 +25,7 @@
 #include "migrate/move.h"
 #include "migrate/repo/crypt.h"
 #include "migrate/repo/manifest.h"
+#include "migrate/repo/ticket.h"
 
 /* Parts of the manifest that are written here, besides GW_TOUCH_PART; the names are part of the format (docs/REPOSITORY.md). */
 #define GW_SAVE_STATE "state"     /* godwit.MachineState, packed */
@@ -68,6 +69,7 @@ struct gw_save_progress {
 struct gw_save_params {
 	const char *url;
 	uint8_t key[GW_REPO_KEY_LEN]; /* the repository's */
+	struct gw_ticket ticket;      /* for one that another host keeps; else zero */
 	const char *name;       /* of the snapshot */
 	const char *vm, *host;  /* for listings */
 	bool live;              /* rounds while the VM runs; else it is stopped for all of it */

@@ -92,15 +92,16 @@ const char *gw_tls_suites(void)
 	return suite_list;
 }
 
-void gw_tls_key_init(struct gw_tls_key *key, const uint8_t secret[GW_MOVE_SECRET_LEN], const uint8_t move_id[16],
+void gw_tls_key_init(struct gw_tls_key *key, const char *what, const uint8_t secret[GW_MOVE_SECRET_LEN], const uint8_t move_id[16],
 		     unsigned number)
 {
 	char hex[33];
 
 	memset(key, 0, sizeof(*key));
 	memcpy(key->secret, secret, GW_MOVE_SECRET_LEN);
+	key->what = what;
 	gw_format_hex(move_id, 16, hex);
-	snprintf(key->identity, sizeof(key->identity), "godwit move %s channel %u", hex, number);
+	snprintf(key->identity, sizeof(key->identity), "godwit %.16s %s channel %u", what, hex, number);
 }
 
 /* A session object is how OpenSSL 3.0 takes an external key for TLS 1.3 (SSL_CTX_set_psk_use_session_callback(3)). */
@@ -227,11 +228,11 @@ static int explain(const struct gw_wire *w, const struct gw_tls_key *key, bool c
 	if (w->error)
 		return gw_error_errno(err, w->error, "TLS handshake");
 	if (!client && key->unknown)
-		return gw_error_set(err, EACCES, "the source means another move or another channel");
+		return gw_error_set(err, EACCES, "the other side means another %s or another channel", key->what);
 	if (reason == SSL_R_BINDER_DOES_NOT_VERIFY)
-		return gw_error_set(err, EACCES, "the source does not know the secret of this move");
+		return gw_error_set(err, EACCES, "the other side does not know the secret of this %s", key->what);
 	if (client && reason > SSL_AD_REASON_OFFSET)
-		return gw_error_set(err, EACCES, "the destination refused the secret of this move (TLS alert %d)",
+		return gw_error_set(err, EACCES, "the other side refused the secret of this %s (TLS alert %d)", key->what,
 				    reason - SSL_AD_REASON_OFFSET);
 	return gw_error_set(err, EPROTO, "TLS handshake failed: %s", e ? ERR_reason_error_string(e) ?: "unknown" : "no TLS");
 }
@@ -256,7 +257,7 @@ int gw_tls_handshake(struct gw_wire *w, struct gw_tls_key *key, bool client, SSL
 		/* The alert that tells the other side why. */
 		(void)gw_wire_flush(w);
 	} else if (!SSL_session_reused(ssl)) {
-		r = gw_error_set(err, EACCES, "TLS without the secret of this move"); /* cannot be: no certificate is set */
+		r = gw_error_set(err, EACCES, "TLS without the secret of this %s", key->what); /* cannot be: no certificate is set */
 	}
 	SSL_CTX_free(ctx);
 	ERR_clear_error();

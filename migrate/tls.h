@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * TLS 1.3 for one connection of a move: no certificates, the move's secret as external pre-shared key with (EC)DHE (RFC 8446 §2.2,
- * psk_dhe_ke). The key's identity names the move and the channel, so that connections cannot be swapped.
+ * TLS 1.3 for one connection of a move, or to a repository: no certificates, the move's or ticket's secret as external pre-shared key with (EC)DHE
+ * (RFC 8446 §2.2, psk_dhe_ke). The key's identity names the move and the channel, so that connections cannot be swapped.
  */
 #ifndef GW_MIGRATE_TLS_H
 #define GW_MIGRATE_TLS_H
@@ -17,12 +17,13 @@
 
 struct gw_tls_key {
 	uint8_t secret[GW_MOVE_SECRET_LEN];
-	char identity[64];
+	char identity[96];
+	const char *what; /* "move" */
 	bool unknown; /* set when the client named another identity */
 };
 
-/* Fills key for channel `number` (0 = control) of a move. */
-void gw_tls_key_init(struct gw_tls_key *key, const uint8_t secret[GW_MOVE_SECRET_LEN], const uint8_t move_id[16],
+/* Fills key for channel `number` (0 = control) of a move, or of what `what` (at most 16 bytes, borrowed) calls it. */
+void gw_tls_key_init(struct gw_tls_key *key, const char *what, const uint8_t secret[GW_MOVE_SECRET_LEN], const uint8_t move_id[16],
 		     unsigned number);
 
 /*

@@ -38,6 +38,12 @@ static int check_key(ProtobufCBinaryData key, struct gw_error *err)
 	return key.len == GW_REPO_KEY_LEN ? 0 : gw_error_set(err, EINVAL, "a repository key has %d bytes", GW_REPO_KEY_LEN);
 }
 
+/* A repository of another host comes with a ticket. */
+static int take_ticket(const Godwit__RepositoryTicket *ticket, struct gw_ticket *ret, struct gw_error *err)
+{
+	return ticket ? gw_ticket_read(ticket, ret, err) : 0;
+}
+
 int gw_vm_move_save(struct gw_vm_move *mv, const Godwit__Save *req, struct gw_error *err)
 {
 	struct gw_move_vm vm = gw_vm_move_handle(mv);
@@ -45,7 +51,7 @@ int gw_vm_move_save(struct gw_vm_move *mv, const Godwit__Save *req, struct gw_er
 				    .keep = req->keep, .epoch = mv->epoch, .downtime_ms = req->downtime_ms, .about = req->about.data,
 				    .about_len = req->about.len, .touch = mv->touched.data, .touch_len = mv->touched.len };
 	char *name, *url;
-	int r = check_key(req->key, err);
+	int r = check_key(req->key, err) ?: take_ticket(req->ticket, &p.ticket, err);
 
 	if (r == 0 && req->id.len != sizeof(mv->save_id))
 		r = gw_error_set(err, EINVAL, "saving needs an id of %zu bytes", sizeof(mv->save_id));
@@ -61,6 +67,7 @@ int gw_vm_move_save(struct gw_vm_move *mv, const Godwit__Save *req, struct gw_er
 	vm.dirty = gw_vm_dirty_source(mv->vm);
 	r = name && url ? gw_save_start(&p, &vm, mv->journal, take_saved, mv, &mv->save, err) : gw_error_set(err, ENOMEM, "out of memory");
 	explicit_bzero(p.key, sizeof(p.key));
+	explicit_bzero(&p.ticket, sizeof(p.ticket));
 	if (r < 0) {
 		free(name);
 		free(url);
@@ -82,7 +89,7 @@ int gw_vm_move_load(struct gw_vm_move *mv, const Godwit__Load *req, struct gw_er
 	struct gw_move_vm vm = gw_vm_move_handle(mv);
 	struct gw_load_params p = { .url = req->url, .name = req->name, .generation = req->generation, .epoch = req->epoch,
 				    .paused = req->paused, .lineage = gw_vm_lineage(mv->vm) };
-	int r = check_key(req->key, err);
+	int r = check_key(req->key, err) ?: take_ticket(req->ticket, &p.ticket, err);
 
 	if (r == 0 && req->id.len != sizeof(p.id))
 		r = gw_error_set(err, EINVAL, "a snapshot's id has %zu bytes", sizeof(p.id));
@@ -97,6 +104,7 @@ int gw_vm_move_load(struct gw_vm_move *mv, const Godwit__Load *req, struct gw_er
 	mv->load_clone = req->clone;
 	r = gw_load_start(&p, &vm, mv->journal, take_loaded, mv, &mv->load, err);
 	explicit_bzero(p.key, sizeof(p.key));
+	explicit_bzero(&p.ticket, sizeof(p.ticket));
 	if (r == 0) {
 		mv->load_epoch = req->epoch;
 		gw_vm_move_set_state(mv, GW_VM_MOVE_IN, "");

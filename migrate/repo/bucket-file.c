@@ -2,38 +2,27 @@
 /*
  * A bucket in a directory, which may be on NFS. Objects are files below it, mode 0600, '/' in their names is a folder.
  *
- * An object is written to a file of another name ('_' is in no object's name), fsynced, and gets its name by link(2), which fails when there is
- * one, or rename(2); then its folder is fsynced. So it is there whole or not at all, after a power failure too. What a dead writer left is removed
- * when it is a day old and somebody lists the folder.
+ * An object is written to a file of another name ('_' is in no object's name), which then gets its own (bucket-file-put.c). What a dead writer left is
+ * removed when it is a day old and somebody lists the folder.
  *
  * No symbolic link is followed below the directory: each folder of a name is opened by itself.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdatomic.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "lib/clock.h"
 #include "lib/io.h"
 #include "lib/util.h"
-#include "migrate/repo/bucket-internal.h"
+#include "migrate/repo/bucket-file.h"
 
-#define TEMP_PREFIX "_new-"
 #define TEMP_AGE_S 86400
-#define STEP (4u << 20) /* bytes between looks at `cancelled` */
 
-struct file_bucket {
-	struct gw_bucket base;
-	int dir;
-	atomic_bool cancelled;
-};
-
-static struct file_bucket *to_file(const struct gw_bucket *b)
+static struct gw_file_bucket *to_file(const struct gw_bucket *b)
 {
-	return gw_container_of(b, struct file_bucket, base);
+	return gw_container_of(b, struct gw_file_bucket, base);
 }
 
 /* The errors that bucket.h knows. */
@@ -58,7 +47,7 @@ static int known(int code)
 	}
 }
 
-static int fail(struct gw_error *err, const char *what, const char *name, int code)
+int gw_file_failed(struct gw_error *err, const char *what, const char *name, int code)
 {
 	code = code < 0 ? -code : code;
 	if (code == ECANCELED)
@@ -69,10 +58,10 @@ static int fail(struct gw_error *err, const char *what, const char *name, int co
 	return -known(code);
 }
 
-static int file_open(const char *url, bool create, struct gw_bucket **ret, struct gw_error *err)
+static int file_open(const char *url, const struct gw_ticket *ticket, bool create, struct gw_bucket **ret, struct gw_error *err)
 {
 	const char *path = url + strlen(gw_bucket_file.scheme);
-	struct file_bucket *f;
+	struct gw_file_bucket *f;
 	int fd, r = 0;
 
 	if (path[0] != '/')
@@ -96,7 +85,7 @@ static int file_open(const char *url, bool create, struct gw_bucket **ret, struc
 
 static void file_free(struct gw_bucket *b)
 {
-	struct file_bucket *f = to_file(b);
+	struct gw_file_bucket *f = to_file(b);
 
 	close(f->dir);
 	free(f);
@@ -126,8 +115,7 @@ static int open_folder(int at, const char *word, bool create)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Opens the folder that holds `name` and tells the last word of it. 0 or -errno. */
-static int open_parent(struct file_bucket *f, const char *name, bool create, int *ret, const char **leaf)
+int gw_file_open_parent(struct gw_file_bucket *f, const char *name, bool create, int *ret, const char **leaf)
 {
 	char copy[GW_BUCKET_MAX_NAME + 1];
 	gw_autofd at = fcntl(f->dir, F_DUPFD_CLOEXEC, 0);
@@ -154,117 +142,20 @@ static int open_parent(struct file_bucket *f, const char *name, bool create, int
 	return 0;
 }
 
-/* ---- put ---- */
-
-static int write_pieces(struct file_bucket *f, int fd, const struct gw_bucket_piece *pieces, unsigned count)
-{
-	for (unsigned i = 0; i < count; i++) {
-		const uint8_t *p = pieces[i].data;
-		uint64_t left = pieces[i].len;
-
-		while (left) {
-			ssize_t n;
-
-			if (atomic_load(&f->cancelled))
-				return -ECANCELED;
-			n = write(fd, p, GW_MIN(left, (uint64_t)STEP));
-			if (n < 0 && errno == EINTR)
-				continue;
-			if (n < 0)
-				return -errno;
-			p += n;
-			left -= (uint64_t)n;
-		}
-	}
-	return fsync(fd) < 0 ? -errno : 0;
-}
-
-static int make_temp(int dir, char name[32], int *ret)
-{
-	for (int tries = 0; tries < 100; tries++) {
-		uint64_t random;
-		int fd;
-
-		if (getrandom(&random, sizeof(random), 0) != sizeof(random))
-			return -EIO;
-		snprintf(name, 32, TEMP_PREFIX "%016llx", (unsigned long long)random);
-		fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-		if (fd >= 0) {
-			*ret = fd;
-			return 0;
-		}
-		if (errno != EEXIST)
-			return -errno;
-	}
-	return -EEXIST;
-}
-
-/*
- * Gives the object its name. NFS: an answer that was lost makes link(2) and rename(2) fail though they were done; the number of links tells, and
- * that the temporary name is gone while the file lives.
- */
-static int give_name(int dir, int fd, const char *temp, const char *leaf, enum gw_bucket_put how)
-{
-	struct stat st;
-	int r = 0;
-
-	if (how == GW_BUCKET_REPLACE) {
-		if (renameat(dir, temp, dir, leaf) == 0)
-			return 0;
-		r = -errno;
-		return r == -ENOENT && fstat(fd, &st) == 0 && st.st_nlink == 1 ? 0 : r;
-	}
-	if (linkat(dir, temp, dir, leaf, 0) < 0) {
-		r = -errno;
-		if (fstat(fd, &st) == 0 && st.st_nlink == 2)
-			r = 0;
-	}
-	if (r == 0 && unlinkat(dir, temp, 0) < 0)
-		r = -errno;
-	return r;
-}
-
-static int file_put(struct gw_bucket *b, const char *name, const struct gw_bucket_piece *pieces, unsigned count, enum gw_bucket_put how,
-		    struct gw_error *err)
-{
-	struct file_bucket *f = to_file(b);
-	gw_autofd dir = -1, fd = -1;
-	const char *leaf;
-	char temp[32];
-	struct stat st;
-	int r = open_parent(f, name, true, &dir, &leaf);
-
-	/* Spares the writing; link(2) decides. */
-	if (r == 0 && how == GW_BUCKET_IF_ABSENT && fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) == 0)
-		r = -EEXIST;
-	if (r == 0)
-		r = make_temp(dir, temp, &fd);
-	if (r < 0)
-		return fail(err, "cannot write", name, r == -ENOENT ? -EIO : r);
-	r = write_pieces(f, fd, pieces, count);
-	if (r == 0)
-		r = give_name(dir, fd, temp, leaf, how);
-	if (r < 0)
-		unlinkat(dir, temp, 0);
-	else if (fsync(dir) < 0)
-		r = -errno;
-	return r < 0 ? fail(err, "cannot write", name, r == -ENOENT ? -EIO : r) : 0;
-}
-
 /* ---- get ---- */
 
-static int open_object(struct file_bucket *f, const char *name, int *ret, uint64_t *size, struct gw_error *err)
+int gw_file_open(struct gw_bucket *b, const char *name, int *ret, uint64_t *size, struct gw_error *err)
 {
 	gw_autofd dir = -1, fd = -1;
 	const char *leaf;
 	struct stat st;
-	int r = open_parent(f, name, false, &dir, &leaf);
+	int r = gw_file_open_parent(to_file(b), name, false, &dir, &leaf);
 
 	if (r < 0)
-		return fail(err, "cannot open", name, r);
+		return gw_file_failed(err, "cannot open", name, r);
 	fd = openat(dir, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0)
-		return fail(err, "cannot open", name, errno);
+		return gw_file_failed(err, "cannot open", name, errno);
 	if (!S_ISREG(st.st_mode))
 		return gw_error_set(err, EIO, "%s is not a file", name);
 	*size = (uint64_t)st.st_size;
@@ -272,14 +163,14 @@ static int open_object(struct file_bucket *f, const char *name, int *ret, uint64
 	return 0;
 }
 
-static int read_range(struct file_bucket *f, int fd, uint64_t offset, uint64_t len, uint8_t *data)
+static int read_range(struct gw_file_bucket *f, int fd, uint64_t offset, uint64_t len, uint8_t *data)
 {
 	while (len) {
 		ssize_t n;
 
 		if (atomic_load(&f->cancelled))
 			return -ECANCELED;
-		n = pread(fd, data, GW_MIN(len, (uint64_t)STEP), (off_t)offset);
+		n = pread(fd, data, GW_MIN(len, (uint64_t)GW_FILE_STEP), (off_t)offset);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -293,14 +184,14 @@ static int read_range(struct file_bucket *f, int fd, uint64_t offset, uint64_t l
 
 static int read_failed(struct gw_error *err, const char *name, int r)
 {
-	return r == -EPROTO ? gw_error_set(err, EPROTO, "%s is shorter than it must be", name) : fail(err, "cannot read", name, r);
+	return r == -EPROTO ? gw_error_set(err, EPROTO, "%s is shorter than it must be", name) : gw_file_failed(err, "cannot read", name, r);
 }
 
 static int file_get(struct gw_bucket *b, const char *name, uint64_t offset, uint64_t len, void *data, struct gw_error *err)
 {
 	gw_autofd fd = -1;
 	uint64_t size;
-	int r = open_object(to_file(b), name, &fd, &size, err);
+	int r = gw_file_open(b, name, &fd, &size, err);
 
 	if (r < 0)
 		return r;
@@ -313,7 +204,7 @@ static int file_read(struct gw_bucket *b, const char *name, uint64_t limit, stru
 	gw_autofd fd = -1;
 	uint64_t size;
 	uint8_t *to;
-	int r = open_object(to_file(b), name, &fd, &size, err);
+	int r = gw_file_open(b, name, &fd, &size, err);
 
 	if (r < 0)
 		return r;
@@ -335,20 +226,20 @@ static int file_remove(struct gw_bucket *b, const char *name, struct gw_error *e
 {
 	gw_autofd dir = -1;
 	const char *leaf;
-	int r = open_parent(to_file(b), name, false, &dir, &leaf);
+	int r = gw_file_open_parent(to_file(b), name, false, &dir, &leaf);
 
 	if (r == 0 && unlinkat(dir, leaf, 0) < 0)
 		r = -errno;
 	/* Durable in the order of the calls: what is removed after it may be needed by it. */
 	if (r == 0 && fsync(dir) < 0)
 		r = -errno;
-	return r < 0 && r != -ENOENT ? fail(err, "cannot remove", name, r) : 0;
+	return r < 0 && r != -ENOENT ? gw_file_failed(err, "cannot remove", name, r) : 0;
 }
 
 /* ---- list ---- */
 
 struct listing {
-	struct file_bucket *f;
+	struct gw_file_bucket *f;
 	const char *prefix;
 	gw_bucket_entry_fn *fn;
 	void *self;
@@ -377,7 +268,7 @@ static void remove_stale(int dir, const char *name)
 {
 	struct stat st;
 
-	if (strncmp(name, TEMP_PREFIX, strlen(TEMP_PREFIX)) == 0 && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	if (strncmp(name, GW_FILE_TEMP, strlen(GW_FILE_TEMP)) == 0 && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
 	    S_ISREG(st.st_mode) && (uint64_t)st.st_mtime + TEMP_AGE_S < gw_realtime_ns() / GW_NS_PER_SEC)
 		unlinkat(dir, name, 0);
 }
@@ -484,7 +375,7 @@ static int file_list(struct gw_bucket *b, const char *prefix, gw_bucket_entry_fn
 
 	if (l.stopped)
 		return l.stopped;
-	return r < 0 ? fail(err, "cannot list", b->url, r) : 0;
+	return r < 0 ? gw_file_failed(err, "cannot list", b->url, r) : 0;
 }
 
 static void file_cancel(struct gw_bucket *b)
@@ -497,7 +388,7 @@ const struct gw_bucket_ops gw_bucket_file = {
 	.open = file_open,
 	.free = file_free,
 	.exclusive = file_exclusive,
-	.put = file_put,
+	.put = gw_file_put,
 	.get = file_get,
 	.read = file_read,
 	.remove = file_remove,

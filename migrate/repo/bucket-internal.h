@@ -9,7 +9,7 @@
 struct gw_bucket_ops {
 	const char *scheme; /* "file://" */
 	/* `url` begins with the scheme. ops and url of *ret are filled in by bucket.c. */
-	int (*open)(const char *url, bool create, struct gw_bucket **ret, struct gw_error *err);
+	int (*open)(const char *url, const struct gw_ticket *ticket, bool create, struct gw_bucket **ret, struct gw_error *err);
 	void (*free)(struct gw_bucket *b);
 	bool (*exclusive)(const struct gw_bucket *b);
 	int (*put)(struct gw_bucket *b, const char *name, const struct gw_bucket_piece *pieces, unsigned count, enum gw_bucket_put how,
@@ -32,5 +32,6 @@ bool gw_bucket_name_ok(const char *name);
 
 extern const struct gw_bucket_ops gw_bucket_file;
 extern const struct gw_bucket_ops gw_bucket_s3;
+extern const struct gw_bucket_ops gw_bucket_remote;
 
 #endif

@@ -100,7 +100,7 @@ static int look(struct gw_s3 *s, bool create, struct gw_error *err)
 	return ret;
 }
 
-static int s3_open(const char *url, bool create, struct gw_bucket **ret, struct gw_error *err)
+static int s3_open(const char *url, const struct gw_ticket *ticket, bool create, struct gw_bucket **ret, struct gw_error *err)
 {
 	struct gw_s3 *s = calloc(1, sizeof(*s));
 	int rc;

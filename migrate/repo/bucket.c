@@ -11,6 +11,7 @@
 static const struct gw_bucket_ops *const backends[] = {
 	&gw_bucket_file,
 	&gw_bucket_s3,
+	&gw_bucket_remote,
 };
 
 static bool name_byte(char c)
@@ -38,7 +39,7 @@ bool gw_bucket_name_ok(const char *name)
 	return true;
 }
 
-int gw_bucket_open(const char *url, bool create, struct gw_bucket **ret, struct gw_error *err)
+int gw_bucket_open_with(const char *url, const struct gw_ticket *ticket, bool create, struct gw_bucket **ret, struct gw_error *err)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(backends); i++) {
 		struct gw_bucket *b;
@@ -46,7 +47,7 @@ int gw_bucket_open(const char *url, bool create, struct gw_bucket **ret, struct 
 
 		if (strncmp(url, backends[i]->scheme, strlen(backends[i]->scheme)))
 			continue;
-		r = backends[i]->open(url, create, &b, err);
+		r = backends[i]->open(url, ticket, create, &b, err);
 		if (r < 0)
 			return r;
 		b->ops = backends[i];
@@ -58,7 +59,7 @@ int gw_bucket_open(const char *url, bool create, struct gw_bucket **ret, struct 
 		*ret = b;
 		return 0;
 	}
-	return gw_error_set(err, EINVAL, "'%s' is no repository URL (file:///DIRECTORY or s3://BUCKET/PREFIX)", url);
+	return gw_error_set(err, EINVAL, "'%s' is no repository URL (file:///DIRECTORY, s3://BUCKET/PREFIX or godwit://HOST/NAME)", url);
 }
 
 void gw_bucket_free(struct gw_bucket *b)

@@ -18,6 +18,7 @@
 #define GW_BUCKET_MAX_OBJECT (1ull << 30) /* bytes; more than any pack */
 
 struct gw_bucket;
+struct gw_ticket;
 
 enum gw_bucket_put {
 	GW_BUCKET_REPLACE,    /* whatever was there */
@@ -30,10 +31,15 @@ struct gw_bucket_piece {
 };
 
 /*
- * file:///DIRECTORY or s3://BUCKET/PREFIX (migrate/repo/bucket-file.c, bucket-s3.c). `create` makes what is missing (a directory). -EINVAL: no
- * such kind of URL, or a bad one; -ENOENT: nothing there; else what the system or server said, with what to do about it in err.
+ * file:///DIRECTORY, s3://BUCKET/PREFIX or godwit://HOST/NAME (migrate/repo/bucket-file.c, bucket-s3.c, bucket-remote.c). `ticket` is for the last alone
+ * (ticket.h; NULL: none). `create` makes what is missing (a directory). -EINVAL: no such kind of URL, or a bad one; -ENOENT: nothing there; else what the
+ * system or server said, with what to do about it in err.
  */
-int gw_bucket_open(const char *url, bool create, struct gw_bucket **ret, struct gw_error *err);
+int gw_bucket_open_with(const char *url, const struct gw_ticket *ticket, bool create, struct gw_bucket **ret, struct gw_error *err);
+static inline int gw_bucket_open(const char *url, bool create, struct gw_bucket **ret, struct gw_error *err)
+{
+	return gw_bucket_open_with(url, NULL, create, ret, err);
+}
 void gw_bucket_free(struct gw_bucket *b);
 /* As given, without secrets. */
 const char *gw_bucket_url(const struct gw_bucket *b);

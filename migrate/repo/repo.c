@@ -241,7 +241,7 @@ static int init(struct gw_bucket *bucket, const struct gw_repo_secret *secret, c
 int gw_repo_init(const char *url, const struct gw_repo_secret *secret, const struct gw_repo_params *params, struct gw_error *err)
 {
 	struct gw_bucket *bucket;
-	int r = gw_bucket_open(url, true, &bucket, err);
+	int r = gw_bucket_open_with(url, secret->ticket, true, &bucket, err);
 
 	if (r < 0)
 		return r;
@@ -287,7 +287,7 @@ int gw_repo_open(const char *url, const struct gw_repo_secret *secret, struct gw
 
 	if (!repo)
 		return gw_error_set(err, ENOMEM, "out of memory");
-	r = gw_bucket_open(url, false, &repo->bucket, err);
+	r = gw_bucket_open_with(url, secret->ticket, false, &repo->bucket, err);
 	if (r == 0)
 		r = open_repo(repo, secret, err);
 	if (r < 0) {

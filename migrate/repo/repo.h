@@ -32,7 +32,7 @@
 
 struct gw_repo;
 
-/* How to open it: with one of the three. All borrowed. */
+/* How to open it: with one of the first three. All borrowed. */
 struct gw_repo_secret {
 	const char *passphrase; /* NULL: none */
 	EVP_PKEY *host;         /* private key of the host's certificate; NULL: none */
@@ -43,6 +43,8 @@ struct gw_repo_secret {
 	 * the storage: anybody who knows the public key can put a repository of his own there, and read what is then written to it.
 	 */
 	const uint8_t *fingerprint;
+	/* Opens the way to what another host keeps, not what is in it (ticket.h); NULL: not needed. */
+	const struct gw_ticket *ticket;
 };
 
 /* A writer may take half of it; prune leaves alone what is younger. */

@@ -11,9 +11,8 @@
 #include "lib/log.h"
 #include "lib/parse.h"
 #include "lib/util.h"
+#include "migrate/repo/retry.h"
 
-#define FIRST_PAUSE_MS 100u
-#define LONGEST_PAUSE_MS 5000u
 #define LONGEST_WISH_S 15u            /* of a server, by Retry-After */
 #define PROGRESS (1u << 20)           /* bytes that are as good as a success: failing begins anew after them */
 #define SLOWEST (64u << 10)           /* bytes a second that a call must reach on the whole, beside what it may fail */
@@ -183,19 +182,6 @@ static int pause_ms(struct gw_s3 *s, unsigned ms)
 	return ret;
 }
 
-/* Doubles with each failure in a row; between half and all of it, so that many who failed together do not come back together. */
-static unsigned next_pause_ms(unsigned failures, unsigned wish_s)
-{
-	unsigned ms = failures < 6 ? FIRST_PAUSE_MS << failures : LONGEST_PAUSE_MS, wish_ms = GW_MIN(wish_s, LONGEST_WISH_S) * 1000;
-	unsigned random = 0;
-
-	ms = GW_MIN(ms, LONGEST_PAUSE_MS);
-	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
-		random = (unsigned)gw_now_ns();
-	ms = ms / 2 + random % (ms / 2 + 1);
-	return GW_MAX(ms, wish_ms);
-}
-
 /* What one try came to: 0, or the error, and whether it may pass. */
 static int evaluate(struct gw_s3 *s, struct gw_s3_call *c, int ret, bool *may_pass, struct gw_error *err)
 {
@@ -231,7 +217,7 @@ struct series {
 static int after_failure(struct gw_s3 *s, struct gw_s3_call *c, struct series *t, int ret, uint64_t got, struct gw_error *err)
 {
 	uint64_t retry_ns = (c->retry_s ?: s->conf.retry_s) * GW_NS_PER_SEC, now = gw_now_ns();
-	unsigned ms;
+	unsigned ms, wish_ms = GW_MIN(c->x.head.retry_after_s, LONGEST_WISH_S) * 1000;
 
 	if (got < t->progress) {
 		t->progress = got;
@@ -243,7 +229,7 @@ static int after_failure(struct gw_s3 *s, struct gw_s3_call *c, struct series *t
 	if (!t->give_up_ns)
 		t->give_up_ns = now + retry_ns;
 	t->failures++;
-	ms = next_pause_ms(t->in_a_row++, c->x.head.retry_after_s);
+	ms = GW_MAX(gw_retry_pause_ms(t->in_a_row++), wish_ms);
 	if (now + ms * GW_NS_PER_MS >= GW_MIN(t->give_up_ns, t->deadline_ns)) {
 		if (ret == -ETIMEDOUT)
 			ret = -EHOSTUNREACH;

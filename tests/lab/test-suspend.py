@@ -138,6 +138,32 @@ def moved_between_hosts_that_do_not_reach_each_other(lab):
 
 
 @tests.test
+def kept_by_another_host(lab):
+    """By the agent of h2, which is killed while h1 fetches memory from it."""
+    cluster, probe = begin(lab)
+    lab.sh("h2", "rm -rf /srv/kept; printf '[repositories]\\ndirectory = /srv/kept\\nkeep-free = 0\\n' >> /etc/godwit/godwitd.conf")
+    cluster.restart_agent("h2")
+    repo = init_repository(lab, cluster, "godwit://h2/store")
+    first = save(cluster, "h1", "suspend", "--live", repo=repo)
+    print("     " + resume(cluster, "h1", repo=repo).stdout.strip())
+    cluster.kill_agent("h2")
+    missing = cluster.show("h1", "vm")["load"]
+    cluster.start_agent("h2")
+    answers(lab, probe)
+    all_here(cluster, "h1")
+    second = save(cluster, "h1", "suspend", repo=repo)
+    assert second["generation"] == 2 and second["stored_bytes"] < first["stored_bytes"] / 2, (first, second)
+    print("     " + resume(cluster, "h1", "--on", "h2", repo=repo).stdout.strip())
+    assert cluster.running_on("vm") == ["h2"] and cluster.state("h1", "vm") == "moved"
+    answers(lab, probe)
+    all_here(cluster, "h2")
+    found = cluster.godwit("h1", "repo", "check", "--read-data", "--repo", repo[0], "--key-file", "/etc/godwit/h1.key", *repo[1:])
+    assert "damaged" not in found.stdout, found
+    print(f"     {missing['bytes'] - missing['bytes_here'] >> 10} KiB were missing when h2's agent was killed")
+    end(cluster, probe)
+
+
+@tests.test
 def a_snapshot_goes_on(lab):
     cluster, probe = begin(lab)
     probe.result()

@@ -353,6 +353,8 @@ static int begin_save(struct fake *f, const Godwit__Save *req, struct gw_error *
 	if (f->state != NONE || f->save || f->load || req->key.len != sizeof(p.key) || req->id.len != sizeof(f->save_id))
 		return gw_error_set(err, EINVAL, "not now");
 	memcpy(p.key, req->key.data, sizeof(p.key));
+	if (req->ticket && gw_ticket_read(req->ticket, &p.ticket, err) < 0)
+		return -EPROTO;
 	memcpy(f->save_id, req->id.data, sizeof(f->save_id));
 	f->keep = req->keep;
 	snprintf(f->save_name, sizeof(f->save_name), "%s", req->name);
@@ -368,6 +370,8 @@ static int begin_load(struct fake *f, const Godwit__Load *req, struct gw_error *
 	if (f->state != WAITING || req->key.len != sizeof(p.key) || req->id.len != sizeof(p.id))
 		return gw_error_set(err, EINVAL, "not now");
 	memcpy(p.key, req->key.data, sizeof(p.key));
+	if (req->ticket && gw_ticket_read(req->ticket, &p.ticket, err) < 0)
+		return -EPROTO;
 	memcpy(p.id, req->id.data, sizeof(p.id));
 	f->state = IN;
 	f->ever_loaded = true;

@@ -172,12 +172,16 @@ static const struct bad bad_confs[] = {
 	{ "[memory]\novercommit = 1.\n", "no factor" },
 	{ "[memory]\novercommit = 1.555\n", "no factor" },
 	{ "[memory]\novercommit = -1\n", "no factor" },
+	{ "[repositories]\ndirectory = /k\n", "needs a [tls]" },
+	{ "[repositories]\ndirectory = k\n", "absolute" },
+	{ "[repositories]\nkeep-free = much\n", "keep-free" },
 };
 
 static void test_conf(void **state)
 {
 	static const char good[] = "[agent]\nname = h1\nlisten = [::]:7410\nallow-cli = ann, bob\n"
-				   "[tls]\nca = /a\ncert = /b\nkey = /c\n[peers]\nh2 = 10.0.0.2\nh3 = host.example:99\n";
+				   "[tls]\nca = /a\ncert = /b\nkey = /c\n[peers]\nh2 = 10.0.0.2\nh3 = host.example:99\n"
+				   "[repositories]\ndirectory = /k\nkeep-free = 20G\n";
 	static const char sharing[] = "[share]\nenable = no\ndaemon = /opt/ksmd\ncpu = 40%\nmax-map-count = 100000\n"
 				      "[memory]\nreserve = 2G\novercommit = 1.5\n";
 	struct gw_error err = GW_ERROR_INIT;
@@ -188,6 +192,8 @@ static void test_conf(void **state)
 	assert_int_equal(c.nallow_cli, 2);
 	assert_int_equal(c.npeers, 2);
 	assert_string_equal(c.socket, "/run/godwit/godwitd.sock");
+	assert_string_equal(c.repositories, "/k");
+	assert_true(c.repositories_keep_free == 20ull << 30);
 	gw_conf_release(&c);
 	assert_int_equal(gw_conf_parse("f", sharing, strlen(sharing), &c, &err), 0);
 	assert_false(c.share);
@@ -200,6 +206,8 @@ static void test_conf(void **state)
 	assert_true(c.share && c.share_cpu == 25 && c.reserve == 0 && c.reserve_percent == 5 && c.overcommit == 100);
 	assert_non_null(strstr(c.share_daemon, "/tests/godwit-ksmd"));
 	assert_false(gw_conf_has_tls(&c));
+	assert_null(c.repositories);
+	assert_true(c.repositories_keep_free == 1ull << 30);
 	gw_conf_release(&c);
 	for (size_t i = 0; i < ARRAY_SIZE(bad_confs); i++) {
 		int r = gw_conf_parse("f", bad_confs[i].text, strlen(bad_confs[i].text), &c, &err);

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 #include "agent-host.h"
-#include "agent/share-key.h"
+#include "agent/keyfile.h"
 #include "agent/share.h"
 #include "lib/clock.h"
 #include "lib/io.h"
@@ -504,15 +504,15 @@ static void test_key(void **state)
 	struct gw_error err = GW_ERROR_INIT;
 
 	assert_non_null(mkdtemp(dir));
-	assert_int_equal(gw_share_key(dir, "default", a, &err), 0);
-	assert_int_equal(gw_share_key(dir, "other", b, &err), 0);
-	assert_int_equal(gw_share_key(dir, "default", c, &err), 0);
+	assert_int_equal(gw_keyfile(dir, "share", "default", a, &err), 0);
+	assert_int_equal(gw_keyfile(dir, "share", "other", b, &err), 0);
+	assert_int_equal(gw_keyfile(dir, "share", "default", c, &err), 0);
 	assert_memory_equal(a, c, 32);
 	assert_memory_not_equal(a, b, 32);
 	/* Cut short: not taken for a key, and not replaced. */
 	snprintf(path, sizeof(path), "%s/share/other", dir);
 	assert_int_equal(truncate(path, 31), 0);
-	assert_int_equal(gw_share_key(dir, "other", b, &err), -EPROTO);
+	assert_int_equal(gw_keyfile(dir, "share", "other", b, &err), -EPROTO);
 	unlink(path);
 	snprintf(path, sizeof(path), "%s/share/default", dir);
 	unlink(path);

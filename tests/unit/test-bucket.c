@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Buckets: names, exactness of "if absent", order of listings, and what a full disk or a hostile directory does. */
+/* Buckets in a directory, here and kept by another host: names, exactness of "if absent", order of listings, and what a full disk or a hostile directory does. */
 #include "cmocka-all.h"
 
 #include <errno.h>
@@ -14,18 +14,32 @@
 #include "lib/io.h"
 #include "lib/util.h"
 #include "migrate/repo/bucket-internal.h"
+#include "repo-host.h"
 
 static char dir[64], url[96];
 static struct gw_bucket *bucket;
+static struct repo_host *host; /* NULL: the bucket is here */
+
+static char kept[] = "by another host";
 
 static int setup(void **state)
 {
 	struct gw_error err = GW_ERROR_INIT;
+	struct gw_ticket ticket;
+	char path[80];
 
 	snprintf(dir, sizeof(dir), "/tmp/gw-test-bucket-XXXXXX");
 	assert_non_null(mkdtemp(dir));
 	snprintf(url, sizeof(url), "file://%s/deep/er", dir);
-	assert_int_equal(gw_bucket_open(url, true, &bucket, &err), 0);
+	host = NULL;
+	if (*state == kept) {
+		snprintf(path, sizeof(path), "%s/deep", dir);
+		host = repo_host_new(path, 0, NULL, NULL);
+		ticket = repo_host_ticket(host, "er");
+		snprintf(url, sizeof(url), "godwit://h9/er");
+	}
+	if (gw_bucket_open_with(url, host ? &ticket : NULL, true, &bucket, &err) < 0)
+		fail_msg("%s", err.msg);
 	return 0;
 }
 
@@ -34,6 +48,8 @@ static int teardown(void **state)
 	char cmd[128];
 
 	gw_bucket_free(bucket);
+	if (host)
+		repo_host_free(host);
 	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
 	return system(cmd);
 }
@@ -255,6 +271,7 @@ static void cancelled(void **state)
 }
 
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+#define KEPT(fn) { "kept_" #fn, fn, setup, teardown, kept }
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -267,6 +284,14 @@ int main(void)
 		T(one_of_many_wins),
 		T(a_full_disk_leaves_nothing),
 		T(cancelled),
+		KEPT(names),
+		KEPT(urls),
+		KEPT(objects),
+		KEPT(listing_is_in_the_order_of_names),
+		KEPT(stale_files_go),
+		KEPT(symbolic_links_are_not_followed),
+		KEPT(one_of_many_wins),
+		KEPT(cancelled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* TCP connections with a deadline, and listeners. */
+/* TCP connections with a deadline, and listeners; see tcp.h. */
+#include "lib/tcp.h"
+
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -8,8 +10,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "agent/chan.h"
-#include "agent/conf.h"
 #include "lib/io.h"
 #include "lib/util.h"
 
@@ -65,25 +65,21 @@ int gw_tcp_connect(const char *host, const char *port, uint64_t deadline_ns, int
 	return gw_error_errno(err, r, "cannot connect to %s port %s", host, port);
 }
 
-int gw_tcp_listen(const char *address, int *ret, struct gw_error *err)
+int gw_tcp_listen(const char *host, const char *port, int *ret, struct gw_error *err)
 {
 	gw_cleanup(free_addrinfo) struct addrinfo *list = NULL;
 	gw_autofd fd = -1;
-	char host[256], port[6];
 	int one = 1;
-	int r = gw_parse_address(address, "0", host, port, err);
+	int r = resolve(host, port, AI_PASSIVE | AI_NUMERICSERV, &list, err);
 
-	if (r < 0)
-		return r;
-	r = resolve(host, port, AI_PASSIVE | AI_NUMERICSERV, &list, err);
 	if (r < 0)
 		return r;
 	fd = socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, list->ai_protocol);
 	if (fd < 0)
-		return gw_error_errno(err, errno, "cannot make a socket for %s", address);
+		return gw_error_errno(err, errno, "cannot make a socket for %s port %s", host, port);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(fd, list->ai_addr, list->ai_addrlen) < 0 || listen(fd, 128) < 0)
-		return gw_error_errno(err, errno, "cannot listen on %s", address);
+		return gw_error_errno(err, errno, "cannot listen on %s port %s", host, port);
 	*ret = gw_steal_fd(&fd);
 	return 0;
 }
