@@ -7,10 +7,13 @@
 
 #include "agent/intake.h"
 #include "agent/peers.h"
+#include "agent/records.h"
 #include "agent/restore.h"
 #include "agent/suspend.h"
 #include "agent/watch.h"
 #include "lib/clock.h"
+#include "lib/io.h"
+#include "lib/parse.h"
 #include "lib/util.h"
 
 #define CONNECT_TIMEOUT (10 * GW_NS_PER_SEC)
@@ -50,6 +53,33 @@ static int check_here_locked(const struct resume *s, const struct gw_guest *g, s
 			    "all the same", g->name, gw_vm_state_word(state));
 }
 
+/*
+ * That a snapshot was taken over here is noted for ever: the host that suspended it gives the same answer again, since it may have been lost, also when the
+ * VM has run here meanwhile and went on to another host.
+ */
+static char *taken_path(const struct resume *s)
+{
+	char hex[2 * GW_ID_LEN + 1];
+	char *path;
+
+	gw_format_hex(s->from.info->id, GW_ID_LEN, hex);
+	return asprintf(&path, "%s/taken/%s", s->from.a->conf->state, hex) < 0 ? NULL : path;
+}
+
+/* The VM is recorded here as suspended in it. */
+static int note_taken(const struct resume *s, struct gw_error *err)
+{
+	gw_autofree char *path = taken_path(s), *dir = NULL;
+	int r;
+
+	if (!path || asprintf(&dir, "%s/taken", s->from.a->conf->state) < 0)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	r = gw_mkdir_p(dir, 0700);
+	if (r < 0)
+		return gw_error_errno(err, r, "cannot make %s", dir);
+	return gw_write_file_atomic(path, s->g->name, strlen(s->g->name), 0600, err);
+}
+
 static int claim(struct resume *s, struct gw_error *err)
 {
 	gw_cleanup(gw_chan_freep) struct gw_chan *c = NULL;
@@ -74,6 +104,8 @@ static int claim(struct resume *s, struct gw_error *err)
 /* No VM of that name is here. */
 static int check_elsewhere(struct resume *s, struct gw_error *err)
 {
+	gw_autofree char *path = NULL;
+
 	if (s->req->force)
 		return 0;
 	if (!s->from.about->suspended)
@@ -82,6 +114,12 @@ static int check_elsewhere(struct resume *s, struct gw_error *err)
 	if (!strcmp(s->from.info->host, s->from.a->conf->name))
 		return gw_error_set(err, EALREADY, "VM %s was suspended here, and is not any more; --force resumes it, if it surely runs nowhere",
 				    s->from.about->vm->config->name);
+	path = taken_path(s);
+	if (!path)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	if (access(path, F_OK) == 0)
+		return gw_error_set(err, EALREADY, "VM %s was resumed from this snapshot here, and is not suspended in it any more; --force resumes it, if it "
+				    "surely runs nowhere", s->from.about->vm->config->name);
 	return claim(s, err);
 }
 
@@ -133,6 +171,8 @@ static int take(struct resume *s, struct gw_error *err)
 		r = gw_guest_add(a, rec, "resume", true, &s->g, err);
 		s->before = GODWIT__VM_STATE__VM_SUSPENDED;
 	}
+	if (r == 0 && strcmp(s->from.info->host, a->conf->name) != 0)
+		r = note_taken(s, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&s->g->lock);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Two agents and a VM that is suspended to a repository: who may resume it, and that it never runs twice. */
+/* Agents and a VM that is suspended to a repository: who may resume it, and that it never runs twice. */
 #include "cmocka-all.h"
 
 #include <signal.h>
@@ -37,7 +37,7 @@ static void write_passphrase(const char *name, const char *text)
 
 static int setup(void **state)
 {
-	agent_lab_init(&lab, 2);
+	agent_lab_init(&lab, 3);
 	snprintf(url, sizeof(url), "file://%s/repo", lab.dir);
 	repo_init_url(url, 600);
 	write_passphrase("right", REPO_PASS);
@@ -74,6 +74,17 @@ static int end(void **state)
 	}
 	check(!agent_two_ran(&lab, "v"));
 	return 0;
+}
+
+/* One that has just been resumed cannot be suspended or moved before all of its memory is here. */
+static bool soon(unsigned host, const char *command)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		if (agent_cli(&lab, host, NULL, 0, "%s", command) == 0)
+			return true;
+		usleep(100000);
+	}
+	return false;
 }
 
 static void suspends_and_resumes_here(void **state)
@@ -119,6 +130,26 @@ static void another_host_asks_for_it(void **state)
 	/* And it moves back, to its tombstone. */
 	check(agent_cli(&lab, 1, out, sizeof(out), "move v h1") == 0);
 	check(agent_wait_state(&lab, 0, "v", "running"));
+}
+
+/* It was taken over and has gone on to a third host, forgotten or not: what the first host once answered does not bring the old snapshot back. */
+static void taken_over_once(void **state)
+{
+	char out[2048];
+
+	agent_host_start(&lab, 2, NULL);
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 1, "v", "running"));
+	check(soon(1, "move v h3") && agent_wait_state(&lab, 2, "v", "running") && agent_wait_state(&lab, 1, "v", "moved"));
+	for (int forgotten = 0; forgotten < 2; forgotten++) {
+		check(agent_cli(&lab, 1, out, sizeof(out), "resume v %s", from) == 4 && strstr(out, "--force"));
+		check(agent_vmms(&lab) == 1 && agent_wait_state(&lab, 2, "v", "running"));
+		if (!forgotten)
+			check(agent_cli(&lab, 1, NULL, 0, "rm v") == 0);
+	}
+	check(agent_cli(&lab, 2, NULL, 0, "stop v --force") == 0 && agent_cli(&lab, 2, NULL, 0, "rm v") == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "rm v") == 0);
+	agent_host_kill(&lab, 2, SIGKILL);
 }
 
 /* The host that suspended it does not answer: then nobody knows whether it runs there again. */
@@ -173,16 +204,6 @@ static void cancelled_it_runs_on(void **state)
 	check(agent_cli(&lab, 0, NULL, 0, "cancel v") == 4);
 }
 
-/* One that has just been resumed cannot be suspended before all of its memory is here. */
-static bool suspend_soon(void)
-{
-	for (unsigned i = 0; i < 100; i++) {
-		if (agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0)
-			return true;
-		usleep(100000);
-	}
-	return false;
-}
 
 /* Its VMM, or its agent, is killed at each step: it is in the snapshot or crashed here, never both and never neither. */
 static void killed_on_the_way(void **state)
@@ -206,7 +227,8 @@ static void killed_on_the_way(void **state)
 	}
 	/* Resumed, it dies before it owns the VM: it is suspended as before. After: it is gone. */
 	for (int owned = 0; owned < 2; owned++) {
-		check(suspend_soon());
+		snprintf(out, sizeof(out), "suspend v %s", to);
+		check(soon(0, out));
 		agent_host_kill(&lab, 0, SIGKILL);
 		agent_host_start(&lab, 0, owned ? "load-owned=kill" : "load-state=kill");
 		check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 1);
@@ -216,6 +238,31 @@ static void killed_on_the_way(void **state)
 		if (!owned)
 			check(agent_cli(&lab, 0, out, sizeof(out), "resume v %s", from) == 0);
 	}
+}
+
+/* Agent and VMM die, one after the other, when the VM has been resumed and nobody has told yet: it is not suspended any more. */
+static void nobody_saw_it_run(void **state)
+{
+	char out[2048], never[128];
+	pid_t pid;
+
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	agent_host_kill(&lab, 0, SIGKILL);
+	snprintf(never, sizeof(never), "%s/never.hit", lab.dir);
+	snprintf(out, sizeof(out), "load-owned=wait:%s/never", lab.dir);
+	agent_host_start(&lab, 0, out);
+	pid = agent_cli_start(&lab, 0, "resume v %s", from);
+	for (unsigned i = 0; i < 6000 && access(never, F_OK) < 0; i++)
+		usleep(10000);
+	check(access(never, F_OK) == 0);
+	agent_host_kill(&lab, 0, SIGKILL);
+	agent_cli_wait(pid);
+	check(agent_kill_vmm(&lab, 0, "v"));
+	agent_host_start(&lab, 0, NULL);
+	check(agent_wait_state(&lab, 0, "v", "stopped"));
+	for (unsigned i = 0; i < 2; i++)
+		check(agent_cli(&lab, i, out, sizeof(out), "resume v %s", from) == 4 && strstr(out, "--force"));
+	check(agent_cli(&lab, 0, NULL, 0, "resume v --force %s", from) == 0);
 }
 
 static void the_agent_dies_meanwhile(void **state)
@@ -270,10 +317,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(suspends_and_resumes_here, begin, end),
 		cmocka_unit_test_setup_teardown(another_host_asks_for_it, begin, end),
 		cmocka_unit_test_setup_teardown(hosts_open_it_by_their_own_keys, begin, end),
+		cmocka_unit_test_setup_teardown(taken_over_once, begin, end),
 		cmocka_unit_test_setup_teardown(nobody_is_asked, begin, end),
 		cmocka_unit_test_setup_teardown(a_snapshot_goes_on, begin, end),
 		cmocka_unit_test_setup_teardown(cancelled_it_runs_on, begin, end),
 		cmocka_unit_test_setup_teardown(killed_on_the_way, begin, end),
+		cmocka_unit_test_setup_teardown(nobody_saw_it_run, begin, end),
 		cmocka_unit_test_setup_teardown(the_agent_dies_meanwhile, begin, end),
 	};
 	int status;
