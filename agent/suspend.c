@@ -346,6 +346,16 @@ static int release_locked(struct gw_guest *g, const char *peer, struct gw_error 
 	return 0;
 }
 
+/* It was handed to `peer` as what stands still in this snapshot, and did not run here since and move there. With g->lock held. */
+static bool released_in_it(struct gw_guest *g, const char *peer, const ProtobufCBinaryData *snapshot)
+{
+	gw_autofree char *path = gw_guest_path(g, "journal");
+	struct gw_journal_entry j;
+
+	return g->record->state == GODWIT__VM_STATE__VM_MOVED && !strcmp(g->record->peer, peer) && path && gw_journal_read(path, &j, NULL) == 0 &&
+	       j.state == GW_JOURNAL_RELEASED && !memcmp(j.move_id, snapshot->data, sizeof(j.move_id));
+}
+
 int gw_suspend_claim(struct gw_agent *a, const char *peer, const Godwit__PeerClaim *req, uint64_t *epoch, struct gw_error *err)
 {
 	gw_autoguest *g = gw_guest_find(a, req->vm);
@@ -360,7 +370,7 @@ int gw_suspend_claim(struct gw_agent *a, const char *peer, const Godwit__PeerCla
 	s = g->record->suspension;
 	same = s && s->id.len == GW_ID_LEN && !memcmp(s->id.data, req->snapshot.data, GW_ID_LEN);
 	/* An answer that was lost is given again. */
-	if (same && g->record->state == GODWIT__VM_STATE__VM_MOVED && !strcmp(g->record->peer, peer))
+	if (same && released_in_it(g, peer, &req->snapshot))
 		*epoch = g->record->epoch;
 	else if (!same || g->record->state != GODWIT__VM_STATE__VM_SUSPENDED || g->op || g->watched)
 		r = gw_error_set(err, EBUSY, "VM %s is not suspended in this snapshot on %s any more (%s%s%s)", g->name, a->conf->name,

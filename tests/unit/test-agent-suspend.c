@@ -132,14 +132,11 @@ static void another_host_asks_for_it(void **state)
 	check(agent_wait_state(&lab, 0, "v", "running"));
 }
 
-/* It was taken over and has gone on to a third host, forgotten or not: what the first host once answered does not bring the old snapshot back. */
-static void taken_over_once(void **state)
+/* It runs on the third host, where the second one, that had it, moves it. What the first host said or did does not bring the old snapshot back there. */
+static void moved_on_for_good(void)
 {
 	char out[2048];
 
-	agent_host_start(&lab, 2, NULL);
-	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
-	check(agent_cli(&lab, 1, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 1, "v", "running"));
 	check(soon(1, "move v h3") && agent_wait_state(&lab, 2, "v", "running") && agent_wait_state(&lab, 1, "v", "moved"));
 	for (int forgotten = 0; forgotten < 2; forgotten++) {
 		check(agent_cli(&lab, 1, out, sizeof(out), "resume v %s", from) == 4 && strstr(out, "--force"));
@@ -148,8 +145,24 @@ static void taken_over_once(void **state)
 			check(agent_cli(&lab, 1, NULL, 0, "rm v") == 0);
 	}
 	check(agent_cli(&lab, 2, NULL, 0, "stop v --force") == 0 && agent_cli(&lab, 2, NULL, 0, "rm v") == 0);
-	check(agent_cli(&lab, 0, NULL, 0, "rm v") == 0);
 	agent_host_kill(&lab, 2, SIGKILL);
+}
+
+static void taken_over_once(void **state)
+{
+	agent_host_start(&lab, 2, NULL);
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 1, "v", "running"));
+	moved_on_for_good();
+}
+
+static void resumed_here_and_moved_on(void **state)
+{
+	agent_host_start(&lab, 2, NULL);
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0);
+	check(soon(0, "move v h2") && agent_wait_state(&lab, 1, "v", "running"));
+	moved_on_for_good();
 }
 
 /* The host that suspended it does not answer: then nobody knows whether it runs there again. */
@@ -318,6 +331,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(another_host_asks_for_it, begin, end),
 		cmocka_unit_test_setup_teardown(hosts_open_it_by_their_own_keys, begin, end),
 		cmocka_unit_test_setup_teardown(taken_over_once, begin, end),
+		cmocka_unit_test_setup_teardown(resumed_here_and_moved_on, begin, end),
 		cmocka_unit_test_setup_teardown(nobody_is_asked, begin, end),
 		cmocka_unit_test_setup_teardown(a_snapshot_goes_on, begin, end),
 		cmocka_unit_test_setup_teardown(cancelled_it_runs_on, begin, end),
