@@ -16,6 +16,9 @@
 #define GW_FP_SRC_FAILED "agent-src-failed"       /* the move failed, the destination not told */
 #define GW_FP_SRC_DOUBT "agent-src-doubt"         /* the destination's answer about a cut move is in hand */
 
+/* The host that suspended what another one asks for. */
+#define GW_FP_CLAIM_RELEASED "agent-claim-released" /* by its journal it is the other's, nothing is recorded or answered */
+
 /* Destination. */
 #define GW_FP_DST_PREPARE "agent-dst-prepare"     /* everything checked, nothing recorded */
 #define GW_FP_DST_PREPARED "agent-dst-prepared"   /* recorded, taps made */

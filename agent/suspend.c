@@ -6,12 +6,14 @@
 #include <openssl/rand.h>
 #include <string.h>
 
+#include "agent/failpoints.h"
 #include "agent/records.h"
 #include "agent/snapshot.h"
 #include "agent/vmconfig.h"
 #include "agent/vmmctl.h"
 #include "agent/watch.h"
 #include "lib/clock.h"
+#include "lib/failpoint.h"
 #include "lib/parse.h"
 #include "lib/util.h"
 #include "migrate/journal.h"
@@ -340,6 +342,7 @@ static int release_locked(struct gw_guest *g, const char *peer, struct gw_error 
 	gw_journal_close(j);
 	if (r < 0)
 		return r;
+	(void)gw_failpoint(GW_FP_CLAIM_RELEASED); /* with the lock: nobody works on it meanwhile */
 	g->record->epoch = e.epoch;
 	(void)gw_pb_set_string(&g->record->peer, peer);
 	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "resumed on %s", peer);

@@ -306,7 +306,10 @@ bool gw_watch_released_locked(struct gw_guest *g)
 		return false;
 	gw_guest_failpoint_locked(g, GW_FP_SRC_RELEASED);
 	g->record->epoch = j.epoch;
-	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "moved to %s", *j.peer ? j.peer : g->record->peer);
+	/* Who claims what was suspended here must find itself named. */
+	if (*j.peer)
+		(void)gw_pb_set_string(&g->record->peer, j.peer);
+	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "moved to %s", g->record->peer);
 	return true;
 }
 

@@ -132,6 +132,23 @@ static void another_host_asks_for_it(void **state)
 	check(agent_wait_state(&lab, 0, "v", "running"));
 }
 
+/* The host that hands it over dies before it can answer: it is the other's all the same, and only that one's. */
+static void handed_over_and_not_told(void **state)
+{
+	char out[2048];
+
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	agent_host_kill(&lab, 0, SIGKILL);
+	agent_host_start(&lab, 0, "agent-claim-released=kill");
+	check(agent_cli(&lab, 1, NULL, 0, "resume v %s", from) != 0);
+	for (unsigned i = 0; i < 6000 && !agent_host_dead(&lab, 0); i++)
+		usleep(10000);
+	check(agent_host_dead(&lab, 0));
+	agent_host_start(&lab, 0, NULL);
+	check(agent_wait_state(&lab, 0, "v", "moved") && agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 4);
+	check(agent_cli(&lab, 1, out, sizeof(out), "resume v %s", from) == 0 && agent_wait_state(&lab, 1, "v", "running"));
+}
+
 /* It runs on the third host, where the second one, that had it, moves it. What the first host said or did does not bring the old snapshot back there. */
 static void moved_on_for_good(void)
 {
@@ -330,6 +347,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(suspends_and_resumes_here, begin, end),
 		cmocka_unit_test_setup_teardown(another_host_asks_for_it, begin, end),
 		cmocka_unit_test_setup_teardown(hosts_open_it_by_their_own_keys, begin, end),
+		cmocka_unit_test_setup_teardown(handed_over_and_not_told, begin, end),
 		cmocka_unit_test_setup_teardown(taken_over_once, begin, end),
 		cmocka_unit_test_setup_teardown(resumed_here_and_moved_on, begin, end),
 		cmocka_unit_test_setup_teardown(nobody_is_asked, begin, end),
