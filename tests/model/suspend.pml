@@ -41,7 +41,11 @@ byte owned = 0;                 /* how often somebody went on from the snapshot 
 inline adopt(h)
 {
 	if
-	:: h == 0 && record[0] == SUSPENDED && released != 0 -> record[0] = MOVED; peer = released
+	:: h == 0 && record[0] == SUSPENDED && released != 0 ->
+		record[0] = MOVED;
+#ifndef BREAK_ADOPT_FOR_NOBODY
+		peer = released
+#endif
 #ifndef BREAK_ADOPT_BY_RECORD
 	:: record[h] == SUSPENDED && owner[h] -> record[h] = HAS
 #endif
@@ -187,7 +191,7 @@ end:
 #ifdef BREAK_ANSWER_ONCE /* then only what is still on its way helps */
 #define may_ask(h) (released == h && !taken[h] && (record[0] == SUSPENDED || serves == h || answer??[h,eval(asks[h])] || op[h] == GRANTED))
 #else
-#define may_ask(h) (released == h && !taken[h])
+#define may_ask(h) (released == h && !taken[h] && (record[0] == SUSPENDED || peer == h))
 #endif
 #define somebody_has (record[0] == HAS || record[1] == HAS || record[2] == HAS || owner[0] || owner[1] || owner[2])
 
