@@ -42,14 +42,16 @@ class Trials:
     # ---- commands ----
 
     def suspend(self, random_):
+        self.suspender = self.at
         live = ["--live"] if random_.random() < 0.5 else []
         return self.at.command("suspend", VM, "--to", *self.site.repo, *live)
 
-    def resume(self, random_, *more):
-        self.target = random_.choice(self.site.agents)
+    def resume(self, random_):
+        """On either host; once taken over, where it is: any other would ask the one that suspended it."""
+        self.target = random_.choice(self.site.agents) if self.at is self.suspender else self.at
         asked = random_.choice((self.at, self.target))
         on = ["--on", self.target.name] if asked is not self.target else []
-        return asked.command("resume", VM, "--from", *self.site.repo, *on, *more)
+        return asked.command("resume", VM, "--from", *self.site.repo, *on)
 
     def prune(self, random_):
         return self.site.repo_command(self.site.repo, "prune", "--exclusive", "--waste", random_.choice(("1", "20", "50")))
@@ -104,6 +106,7 @@ class Trials:
     def brought(self, command):
         """A command whose sender was killed may still be under way, from one agent to the other, where nobody sees it: this one is refused then."""
         done = self.site.run(command)
+        self.what += f"; {done.stdout.strip()}" if done.stdout.strip() not in self.what else ""
         if done.returncode not in (0, REFUSED):
             raise Failed(f"{' '.join(map(str, command))}: exit {done.returncode}: {done.stdout.strip()}")
         state, self.at = wait_for(self.settled, "nothing is under way")
@@ -195,7 +198,7 @@ class Trials:
             process.wait()
         if operation in ("prune", "copy"):
             self.check(self.site.copy if operation == "copy" else self.site.repo)
-            self.site.must(command) # what that leaves is checked by the next trial
+            self.site.must(command)  # what that leaves is checked by the next trial
             outcome = "done" if status == 0 else "broken off"
         else:
             outcome = self.follow(operation, victim, status, before, ran, random_)
