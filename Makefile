@@ -114,6 +114,12 @@ $(OUT)/tests/s3-%: $(OBJ)/tests/s3/s3-%.o $(TEST_OBJ)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 
+# Programs that a driver in tests/kill runs.
+$(OUT)/tests/kill-%: $(OBJ)/tests/kill/kill-%.o $(UNIT_HELP) $(TEST_OBJ)
+	$(call say,LD,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+
 # Benches of the engine alone, in C: bench/X.c becomes tests/bench-X.
 $(OUT)/tests/bench-%: $(OBJ)/bench/%.o $(UNIT_HELP) $(TEST_OBJ)
 	$(call say,LD,$@)

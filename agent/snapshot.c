@@ -56,21 +56,27 @@ static int check_about(const Godwit__SnapshotAbout *about, struct gw_error *err)
 	return gw_vmconfig_check(vm->config, err);
 }
 
-int gw_snapshot_about(const struct gw_snap *snap, Godwit__SnapshotAbout **ret, struct gw_error *err)
+int gw_snapshot_about_decode(const void *data, size_t len, Godwit__SnapshotAbout **ret, struct gw_error *err)
 {
-	uint64_t len = 0;
-	const void *data = gw_snap_part(snap, GW_SAVE_ABOUT, &len);
 	Godwit__SnapshotAbout *about = data ? godwit__snapshot_about__unpack(NULL, len, data) : NULL;
 	int r;
 
 	if (!about)
-		return gw_error_set(err, EPROTO, "the snapshot %s does not describe its VM", gw_snap_info(snap)->name);
+		return gw_error_set(err, EPROTO, "the snapshot does not describe its VM");
 	r = check_about(about, err);
 	if (r < 0)
 		godwit__snapshot_about__free_unpacked(about, NULL);
 	else
 		*ret = about;
 	return r;
+}
+
+int gw_snapshot_about(const struct gw_snap *snap, Godwit__SnapshotAbout **ret, struct gw_error *err)
+{
+	uint64_t len = 0;
+	const void *data = gw_snap_part(snap, GW_SAVE_ABOUT, &len);
+
+	return gw_snapshot_about_decode(data, len, ret, err) < 0 ? gw_error_wrap(err, "%s", gw_snap_info(snap)->name) : 0;
 }
 
 int gw_snapshot_repo(struct gw_agent *a, const char *url, const char *passphrase, const ProtobufCBinaryData *fingerprint, struct gw_repo **ret,

@@ -306,6 +306,7 @@ bool gw_watch_released_locked(struct gw_guest *g)
 		return false;
 	gw_guest_failpoint_locked(g, GW_FP_SRC_RELEASED);
 	g->record->epoch = j.epoch;
+	/* Who claims what was suspended here must find itself named. */
 	if (*j.peer)
 		(void)gw_pb_set_string(&g->record->peer, j.peer);
 	gw_guest_set_state_locked(g, GODWIT__VM_STATE__VM_MOVED, "moved to %s", g->record->peer);
@@ -443,12 +444,25 @@ int gw_watch_kill_locked(struct gw_guest *g, uint64_t deadline_ns)
 	return r;
 }
 
+/* With g->lock held: the VM of a record that says suspended was resumed, by its journal; it got *epoch. */
+static bool resumed_locked(struct gw_guest *g, uint64_t *epoch)
+{
+	gw_autofree char *path = gw_guest_path(g, "journal");
+	struct gw_journal_entry j;
+
+	if (!path || gw_journal_read(path, &j, NULL) < 0 || j.state != GW_JOURNAL_OWNER || j.epoch <= g->record->epoch)
+		return false;
+	*epoch = j.epoch;
+	return true;
+}
+
 /* With g->lock held: no VMM lives, and none was seen to die. */
 static void adopt_dead_locked(struct gw_guest *g)
 {
 	bool rebooted = strcmp(g->record->boot_id, g->agent->boot_id) != 0;
 	struct gw_journal_entry j = { 0 };
 	gw_autofree char *path = gw_guest_path(g, "journal");
+	bool ran;
 
 	if (g->record->state == GODWIT__VM_STATE__VM_INCOMING) {
 		gw_arrive_ended_locked(g, "died while the agent was away", false);
@@ -459,10 +473,9 @@ static void adopt_dead_locked(struct gw_guest *g)
 		conclude_locked(g, true, "");
 		return;
 	}
-	/* It was handed to another host, which the record does not say yet. */
-	if (g->record->state == GODWIT__VM_STATE__VM_SUSPENDED)
-		(void)gw_watch_released_locked(g);
-	if (!gw_vm_state_is_live(g->record->state))
+	/* It was handed to another host, or it was resumed and died, which the record does not say yet. */
+	ran = g->record->state == GODWIT__VM_STATE__VM_SUSPENDED && !gw_watch_released_locked(g) && resumed_locked(g, &g->record->epoch);
+	if (!ran && !gw_vm_state_is_live(g->record->state))
 		return;
 	if (path && gw_journal_read(path, &j, NULL) == 0 &&
 	    (j.state == GW_JOURNAL_COMMITTING || j.state == GW_JOURNAL_SUSPENDED || (j.state == GW_JOURNAL_RELEASED && j.epoch > g->record->epoch)))
@@ -478,13 +491,10 @@ static void adopt_dead_locked(struct gw_guest *g)
  */
 static void end_resume_locked(struct gw_guest *g, int pidfd)
 {
-	gw_autofree char *path = gw_guest_path(g, "journal");
 	gw_autofree char *lock = gw_guest_path(g, "lock");
-	struct gw_journal_entry j = { 0 };
+	uint64_t epoch;
 
-	if (path && gw_journal_read(path, &j, NULL) == 0 && j.state == GW_JOURNAL_OWNER && j.epoch > g->record->epoch)
-		return;
-	if (lock)
+	if (lock && !resumed_locked(g, &epoch))
 		(void)gw_process_kill(pidfd, lock, gw_now_ns());
 }
 

@@ -17,7 +17,7 @@ build/fuzz/obj/gen/%.o: $(GEN)/%.c Makefile | $(GEN_H)
 	$(Q)mkdir -p $(@D)
 	$(Q)clang $(FUZZ_CFLAGS) $(PKG_CFLAGS) -c -o $@ $<
 # A guest without KVM, shared with the unit tests.
-build/fuzz/bin/fuzz-virtqueue build/fuzz/bin/fuzz-virtio-pci build/fuzz/bin/fuzz-virtio-state: build/fuzz/obj/tests/unit/fake-host.o build/fuzz/obj/tests/unit/virtio-guest.o
+build/fuzz/bin/fuzz-virtqueue build/fuzz/bin/fuzz-virtio-pci build/fuzz/bin/fuzz-virtio-state build/fuzz/bin/fuzz-snapshot-machine: build/fuzz/obj/tests/unit/fake-host.o build/fuzz/obj/tests/unit/virtio-guest.o
 build/fuzz/bin/%: build/fuzz/obj/tests/fuzz/%.o $(FUZZ_OBJ)
 	$(call say,LD-FZ,$@)
 	$(Q)mkdir -p $(@D)
@@ -40,7 +40,7 @@ sub = $(MAKE) --no-print-directory -j$(shell nproc)
 #: make quick-test  checks and unit tests of the plain build only
 quick-test: all unit-build
 	@tests/run-stages floors=tests/check/floors 'unit=tests/run-unit $(UNIT)'
-#: make test        everything: checks, unit tests (plain, address and undefined, thread), fuzz, model, an S3 server, the lab
+#: make test        everything: checks, unit tests (plain, address and undefined, thread), fuzz, model, an S3 server, processes killed at random, the lab
 test: deps
 	@$(sub) all unit-build
 	@tests/run-stages \
@@ -52,14 +52,19 @@ test: deps
 		'fuzz=$(sub) fuzz FUZZ_SECONDS=3' \
 		'model=tests/model/check' \
 		's3=tests/s3/test-rgw.py' \
-		$(foreach t,$(LAB_TESTS),'lab-$(t)=tests/lab/test-$(t).py$(if $(filter faults,$(t)), --brief)')
+		'kill=tests/kill/test-kill.py --trials 5' \
+		$(foreach t,$(LAB_TESTS),'lab-$(t)=tests/lab/test-$(t).py$(if $(findstring faults,$(t)), --brief)')
 .PHONY: check-headers
 check-headers: $(GEN_H)
 	@tests/check/headers $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS)
-#: make faults      in the lab: a move struck at each of its steps (in `make test`: at those of the hand-over)
+#: make faults      suspend, resume, prune and copy struck at TRIALS=100 random moments each; in the lab moves and suspending, struck at each step
+TRIALS ?= 100
 faults: deps
-	@$(sub) all
-	@tests/lab/test-faults.py
+	@$(sub) all build/tests/kill-vmm
+	@tests/run-stages \
+		'kill=tests/kill/test-kill.py --trials $(TRIALS)' \
+		'lab-faults=tests/lab/test-faults.py' \
+		'lab-suspend-faults=tests/lab/test-suspend-faults.py'
 #: make soak        200 moves in a row of a guest that checks its own memory and disk (MOVES=200)
 MOVES ?= 200
 soak: deps

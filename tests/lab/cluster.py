@@ -133,6 +133,21 @@ class Cluster:
             raise Failed(f"godwit move {vm} {to} told no result: {done.stdout[-500:]}")
         return last.get("result")
 
+    def init_repository(self, url):
+        """A repository that hosts open by their own keys; returns the words that name it."""
+        first, options = self.hosts[0], ("--repo", url, "--passphrase-file", "/tmp/passphrase")
+        self.lab.sh(first, "echo correct horse > /tmp/passphrase")
+        made = json.loads(self.godwit(first, "repo", "init", *options, "--json").stdout)
+        for host in self.hosts:
+            certificate = self.lab.sh(host, f"cat /etc/godwit/{host}.crt").stdout
+            self.lab.sh(first, f"cat > /tmp/{host}.crt", input=certificate)
+            self.godwit(first, "repo", "key", "add", *options, "--new-cert", f"/tmp/{host}.crt")
+        return url, "--fingerprint", made["fingerprint"]
+
+    def check_repository(self, host, repo):
+        """All of it is read; raises unless all is well."""
+        self.godwit(host, "repo", "check", "--read-data", "--repo", repo[0], "--key-file", f"/etc/godwit/{host}.key", *repo[1:])
+
     def remove(self, vm):
         """Ends and forgets the VM wherever it is."""
         for host in self.hosts:

@@ -52,17 +52,6 @@ def resume(cluster, host, *options, repo=GOLDEN, check=True):
     return cluster.godwit(host, "resume", "vm", "--from", *repo, *options, check=check)
 
 
-def init_repository(lab, cluster, url):
-    """Hosts open it by their own keys."""
-    words = ("repo", "init", "--repo", url, "--passphrase-file", "/etc/godwit/passphrase", "--json")
-    made = json.loads(cluster.godwit("h1", *words).stdout)
-    for host in cluster.hosts:
-        certificate = lab.sh(host, f"cat /etc/godwit/{host}.crt").stdout
-        lab.sh("h1", f"cat > /tmp/{host}.crt", input=certificate)
-        cluster.godwit("h1", "repo", "key", "add", "--repo", url, "--passphrase-file", "/etc/godwit/passphrase", "--new-cert", f"/tmp/{host}.crt")
-    return url, "--fingerprint", made["fingerprint"]
-
-
 def answers(lab, probe):
     probe.result()
     wait_for(lambda: probe.result()["received"] > 0, "the guest answers")
@@ -79,7 +68,7 @@ def suspended_here_and_resumed_here_and_there(lab):
     """By an S3 bucket that both hosts reach."""
     cluster, probe = begin(lab)
     with Bucket(lab, cluster.hosts) as bucket:
-        repo = init_repository(lab, cluster, bucket.url)
+        repo = cluster.init_repository(bucket.url)
         first = save(cluster, "h1", "suspend", "--live", repo=repo)
         assert cluster.state("h1", "vm") == "suspended" and not lab.sh("h1", "pidof godwit-vmm", check=False).stdout.strip()
         refused = cluster.godwit("h1", "start", "vm", check=False)
@@ -95,8 +84,7 @@ def suspended_here_and_resumed_here_and_there(lab):
         # It is h2's now: the snapshot must not run a second time.
         assert resume(cluster, "h1", repo=repo, check=False).returncode == 4 and cluster.running_on("vm") == ["h2"]
         all_here(cluster, "h2")
-        found = cluster.godwit("h1", "repo", "check", "--read-data", "--repo", repo[0], "--key-file", "/etc/godwit/h1.key", *repo[1:])
-        assert "damaged" not in found.stdout, found
+        cluster.check_repository("h1", repo)
     report = cluster.move("h2", "vm", "h1", "--verify-digest")
     assert report["phase"] == "done" and lab.check_workload()[0], report
     print(f"     stored {first['stored_bytes'] >> 10} KiB, then {second['stored_bytes'] >> 10} KiB; stood still {first['stopped_us'] // 1000} ms live")

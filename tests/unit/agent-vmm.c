@@ -27,6 +27,8 @@
 #include "proto/vmm.pb-c.h"
 
 #define RAM_SIZE (8ull << 20)
+#define FILL_SEED 42
+#define FILL_ZERO_EVERY 3
 #define MAX_CLIENTS 16
 #define BALLOON_DEVICE "virtio-balloon balloon0\n"
 
@@ -75,12 +77,16 @@ struct fake {
 	unsigned nclients;
 };
 
-static void two_running(struct fake *f)
+/* What a test is to know: another byte in GW_TEST_DIR/NAME.`what`. */
+static void tell_test(struct fake *f, const char *what)
 {
 	gw_autofree char *path = NULL;
+	gw_autofd fd = -1;
 
-	if (asprintf(&path, "%s/%s.two", getenv("GW_TEST_DIR") ?: "/tmp", f->name) >= 0)
-		close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+	if (asprintf(&path, "%s/%s.%s", getenv("GW_TEST_DIR") ?: "/tmp", f->name, what) >= 0)
+		fd = open(path, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
+	if (fd < 0 || write(fd, ".", 1) != 1)
+		gw_warn("cannot tell the test: %s", what);
 }
 
 static void op_run(void *self)
@@ -88,7 +94,9 @@ static void op_run(void *self)
 	struct fake *f = self;
 
 	if (f->running_fd >= 0 && flock(f->running_fd, LOCK_EX | LOCK_NB) < 0)
-		two_running(f);
+		tell_test(f, "two");
+	if (f->vm.keeps)
+		tell_test(f, "ran");
 	f->inner.ops->run(f->inner.self);
 }
 
@@ -307,6 +315,17 @@ static void end(struct fake *f, int code)
 	tell(f, "state", false);
 }
 
+/* All that it ever wrote, and nothing else, is in the memory that was loaded. */
+static void look_at_memory(struct fake *f)
+{
+	bool running = move_vm_running(&f->vm);
+
+	move_vm_stop(&f->vm);
+	tell_test(f, move_vm_remembers(&f->vm, FILL_SEED, FILL_ZERO_EVERY) ? "equal" : "wrong");
+	if (running)
+		move_vm_run(&f->vm);
+}
+
 static void take_repo_news(struct fake *f)
 {
 	enum gw_save_phase saved;
@@ -341,6 +360,8 @@ static void take_repo_news(struct fake *f)
 		f->load = NULL;
 		if (f->sharer)
 			gw_sharer_loaded(f->sharer);
+		if (loaded == GW_LOAD_DONE && f->vm.keeps)
+			look_at_memory(f);
 	}
 }
 
@@ -734,8 +755,9 @@ static int start(struct fake *f, struct gw_error *err)
 	f->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	pthread_mutex_init(&f->lock, NULL);
 	move_vm_init(&f->vm, RAM_SIZE, 0);
-	f->vm.hot_pages = 16;
-	f->vm.write_rate = 300;
+	f->vm.keeps = getenv("GW_TEST_REMEMBER");
+	f->vm.hot_pages = f->vm.keeps ? 1024 : 16;
+	f->vm.write_rate = f->vm.keeps ? 3000 : 300;
 	f->inner = move_vm_handle(&f->vm);
 	r = r ?: gw_unix_listen(f->control, 0600, &f->listener, err);
 	r = r ?: gw_journal_open(f->journal_path, &f->journal, err);
@@ -744,7 +766,7 @@ static int start(struct fake *f, struct gw_error *err)
 	f->state = f->incoming ? WAITING : NONE;
 	if (f->incoming)
 		return 0;
-	move_vm_fill(&f->vm, 42, 3);
+	move_vm_fill(&f->vm, FILL_SEED, FILL_ZERO_EVERY);
 	r = gw_journal_write(f->journal, &e, err);
 	if (r == 0)
 		op_run(f);

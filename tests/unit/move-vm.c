@@ -36,7 +36,7 @@ static void write_some(struct move_vm *vm, unsigned count)
 
 		/* One write in sixteen empties its page, as a guest that frees memory does; half of these by a balloon, where the log tells of it. */
 		if (next_random(&vm->rng) % 16 == 0) {
-			if (!vm->uffd && next_random(&vm->rng) % 2 == 0) {
+			if (!vm->uffd && !vm->keeps && next_random(&vm->rng) % 2 == 0) {
 				(void)gw_ram_discard(vm->ram, gw_ram_gpa(vm->ram, page), 4096);
 				continue;
 			}
@@ -198,6 +198,20 @@ bool move_vm_equal(const struct move_vm *a, const struct move_vm *b)
 			return false;
 	}
 	return n == m && a->writes == b->writes && a->rng == b->rng;
+}
+
+bool move_vm_remembers(const struct move_vm *vm, uint64_t seed, unsigned zero_every)
+{
+	struct move_vm again;
+	bool same;
+
+	move_vm_init(&again, gw_ram_size(vm->ram), 0);
+	again.hot_pages = vm->hot_pages;
+	again.keeps = vm->keeps;
+	move_vm_fill(&again, seed, zero_every);
+	same = move_vm_catch_up(&again, vm) && move_vm_equal(&again, vm);
+	move_vm_release(&again);
+	return same;
 }
 
 static void op_slow(void *self, unsigned percent)

@@ -18,6 +18,7 @@ struct move_vm {
 	bool threaded;
 	/* The writer: pages of [0, hot_pages) at random, write_rate a second (0: none). */
 	uint64_t hot_pages, write_rate;
+	bool keeps;                  /* it gives no memory back: what it finds there while memory is loaded is not certain (lazy.h) */
 	uint64_t save_size;          /* bytes of padding in the saved state */
 	uint8_t *saved_ram;          /* where RAM is copied to when state is saved; NULL: nowhere */
 	uint32_t cpus;               /* as described to the other side */
@@ -55,6 +56,8 @@ void move_vm_stop(struct move_vm *vm);
 bool move_vm_running(struct move_vm *vm);
 /* Stopped: writes as its guest until it has written all that `other`, which began with the same state, has. False: never. */
 bool move_vm_catch_up(struct move_vm *vm, const struct move_vm *other);
+/* Stopped, without userfaultfd: its memory is what move_vm_fill() with this and all that it wrote since, wherever it ran, make of it. */
+bool move_vm_remembers(const struct move_vm *vm, uint64_t seed, unsigned zero_every);
 /* Same bytes in RAM, same state. */
 bool move_vm_equal(const struct move_vm *a, const struct move_vm *b);
 struct gw_move_vm move_vm_handle(struct move_vm *vm);

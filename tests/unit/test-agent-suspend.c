@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Two agents and a VM that is suspended to a repository: who may resume it, and that it never runs twice. */
+/* Agents and a VM that is suspended to a repository: who may resume it, and that it never runs twice. */
 #include "cmocka-all.h"
 
 #include <fcntl.h>
@@ -41,7 +41,7 @@ static void write_passphrase(const char *name, const char *text)
 
 static int setup(void **state)
 {
-	agent_lab_init(&lab, 2);
+	agent_lab_init(&lab, 3);
 	snprintf(url, sizeof(url), "file://%s/repo", lab.dir);
 	repo_init_url(url, 600);
 	write_passphrase("right", REPO_PASS);
@@ -123,6 +123,56 @@ static void another_host_asks_for_it(void **state)
 	/* And it moves back, to its tombstone. */
 	check(agent_cli(&lab, 1, out, sizeof(out), "move v h1") == 0);
 	check(agent_wait_state(&lab, 0, "v", "running"));
+}
+
+/* The host that hands it over dies before it can answer: it is the other's all the same, and only that one's. */
+static void handed_over_and_not_told(void **state)
+{
+	char out[2048];
+
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	agent_host_kill(&lab, 0, SIGKILL);
+	agent_host_start(&lab, 0, "release-journalled=kill");
+	check(agent_cli(&lab, 1, NULL, 0, "resume v %s", from) != 0);
+	for (unsigned i = 0; i < 6000 && !agent_host_dead(&lab, 0); i++)
+		usleep(10000);
+	check(agent_host_dead(&lab, 0));
+	agent_host_start(&lab, 0, NULL);
+	check(agent_wait_state(&lab, 0, "v", "moved") && agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 4);
+	check(agent_cli(&lab, 1, out, sizeof(out), "resume v %s", from) == 0 && agent_wait_state(&lab, 1, "v", "running"));
+}
+
+/* It runs on the third host, where the second one, that had it, moves it. What the first host said or did does not bring the old snapshot back there. */
+static void moved_on_for_good(void)
+{
+	char out[2048];
+
+	check(agent_cli(&lab, 1, NULL, 0, "move v h3") == 0 && agent_wait_state(&lab, 2, "v", "running") && agent_wait_state(&lab, 1, "v", "moved"));
+	for (int forgotten = 0; forgotten < 2; forgotten++) {
+		check(agent_cli(&lab, 1, out, sizeof(out), "resume v %s", from) == 4 && strstr(out, "--force"));
+		check(agent_vmms(&lab) == 1 && agent_wait_state(&lab, 2, "v", "running"));
+		if (!forgotten)
+			check(agent_cli(&lab, 1, NULL, 0, "rm v") == 0);
+	}
+	check(agent_cli(&lab, 2, NULL, 0, "stop v --force") == 0 && agent_cli(&lab, 2, NULL, 0, "rm v") == 0);
+	agent_host_kill(&lab, 2, SIGKILL);
+}
+
+static void taken_over_once(void **state)
+{
+	agent_host_start(&lab, 2, NULL);
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	check(agent_cli(&lab, 1, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 1, "v", "running"));
+	moved_on_for_good();
+}
+
+static void resumed_here_and_moved_on(void **state)
+{
+	agent_host_start(&lab, 2, NULL);
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "move v h2") == 0 && agent_wait_state(&lab, 1, "v", "running"));
+	moved_on_for_good();
 }
 
 /* The host that suspended it does not answer: then nobody knows whether it runs there again. */
@@ -321,6 +371,31 @@ static void killed_on_the_way(void **state)
 	}
 }
 
+/* Agent and VMM die, one after the other, when the VM has been resumed and nobody has told yet: it is not suspended any more. */
+static void nobody_saw_it_run(void **state)
+{
+	char out[2048], never[128];
+	pid_t pid;
+
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	agent_host_kill(&lab, 0, SIGKILL);
+	snprintf(never, sizeof(never), "%s/never.hit", lab.dir);
+	snprintf(out, sizeof(out), "load-owned=wait:%s/never", lab.dir);
+	agent_host_start(&lab, 0, out);
+	pid = agent_cli_start(&lab, 0, "resume v %s", from);
+	for (unsigned i = 0; i < 6000 && access(never, F_OK) < 0; i++)
+		usleep(10000);
+	check(access(never, F_OK) == 0);
+	agent_host_kill(&lab, 0, SIGKILL);
+	agent_cli_wait(pid);
+	check(agent_kill_vmm(&lab, 0, "v"));
+	agent_host_start(&lab, 0, NULL);
+	check(agent_wait_state(&lab, 0, "v", "stopped"));
+	for (unsigned i = 0; i < 2; i++)
+		check(agent_cli(&lab, i, out, sizeof(out), "resume v %s", from) == 4 && strstr(out, "--force"));
+	check(agent_cli(&lab, 0, NULL, 0, "resume v --force %s", from) == 0);
+}
+
 static void the_agent_dies_meanwhile(void **state)
 {
 	restart_vm("save-state=delay:1500");
@@ -373,6 +448,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(suspends_and_resumes_here, begin, end),
 		cmocka_unit_test_setup_teardown(another_host_asks_for_it, begin, end),
 		cmocka_unit_test_setup_teardown(hosts_open_it_by_their_own_keys, begin, end),
+		cmocka_unit_test_setup_teardown(handed_over_and_not_told, begin, end),
+		cmocka_unit_test_setup_teardown(taken_over_once, begin, end),
+		cmocka_unit_test_setup_teardown(resumed_here_and_moved_on, begin, end),
 		cmocka_unit_test_setup_teardown(nobody_is_asked, begin, end),
 		cmocka_unit_test_setup_teardown(a_snapshot_goes_on, begin, end),
 		cmocka_unit_test_setup_teardown(cancelled_it_runs_on, begin, end),
@@ -380,6 +458,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(its_vmm_dies_while_it_is_waited_for, begin, end),
 		cmocka_unit_test_setup_teardown(it_is_paused_while_its_memory_comes, begin, end),
 		cmocka_unit_test_setup_teardown(killed_on_the_way, begin, end),
+		cmocka_unit_test_setup_teardown(nobody_saw_it_run, begin, end),
 		cmocka_unit_test_setup_teardown(the_agent_dies_meanwhile, begin, end),
 	};
 	int status;
