@@ -322,6 +322,7 @@ def run_native(args):
 
 
 def run_lab(args):
+    subprocess.run(["make", "-s", "-C", TOP, "all"], check=True)
     seen = {side.name: [] for side in duplab.SIDES}
     for run_number in range(args.lab_runs):
         for side in duplab.SIDES:

@@ -11,6 +11,7 @@
 #define GW_LAZY_RANGES 64       /* of one fetch */
 #define GW_LAZY_MAX_TOUCHED (1u << 16) /* ranges that are remembered */
 #define GW_LAZY_PAGES 1024u     /* of one fetch */
+#define GW_LAZY_MAX_WINDOW 64u  /* pages that are fetched around one that somebody waits for */
 
 /* Page numbers in the order in which they came. */
 struct gw_lazy_queue {
@@ -23,7 +24,8 @@ struct gw_lazy_work {
 	struct gw_snap_range ranges[GW_LAZY_RANGES];
 	unsigned count;
 	uint64_t pages;
-	bool fault;  /* somebody waits for a page of it */
+	bool fault;  /* somebody waits for its first page */
+	uint32_t window; /* then: what could have been fetched beside it */
 };
 
 struct gw_lazy_gift;
@@ -46,6 +48,7 @@ struct gw_lazy {
 	uint64_t *claimed;    /* a thread fetches it, or has */
 	uint64_t *wanted;     /* somebody waits for it */
 	struct gw_lazy_queue faults;
+	uint32_t window;      /* pages, a power of two (gw_lazy_adapt()) */
 	struct gw_snap_range *order; /* owned */
 	size_t norder, order_at;
 	uint64_t order_done;  /* pages of the range at order_at that are claimed */
@@ -65,6 +68,11 @@ static inline bool gw_lazy_bit(const uint64_t *bitmap, uint64_t page)
 bool gw_lazy_next(struct gw_lazy *l, bool faults_only, struct gw_lazy_work *ret);
 /* Somebody waits for the page. 0 or -ENOMEM. */
 int gw_lazy_want(struct gw_lazy *l, uint64_t page);
+/*
+ * A fetch for somebody took so long until the first pages were placed, and so long for all. How much is fetched beside what is waited for follows
+ * from it: as much as comes in the time that it takes anyway. That is little where decryption is slow, and much where the way is long.
+ */
+void gw_lazy_adapt(struct gw_lazy *l, uint64_t first_ns, uint64_t all_ns);
 /* Pages were placed, or are somebody's else. Whether somebody waited. */
 bool gw_lazy_placed(struct gw_lazy *l, uint64_t first, uint64_t count);
 /* What of it was not placed is to be fetched again. */

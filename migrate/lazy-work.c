@@ -4,8 +4,10 @@
 
 #include "lib/util.h"
 #include "migrate/lazy-internal.h"
+#include "migrate/repo/blob.h"
 
-#define WINDOW_PAGES 64u       /* around a page that somebody waits for */
+#define MIN_WINDOW GW_BLOB_PAGES
+#define ORDER_PAGES 64u /* of a fetch in the order of first touches: the next is wanted soon */
 #define BACKGROUND_PAGES GW_LAZY_PAGES
 
 static void set_bit(uint64_t *bitmap, uint64_t page)
@@ -84,6 +86,16 @@ int gw_lazy_want(struct gw_lazy *l, uint64_t page)
 	return 0;
 }
 
+void gw_lazy_adapt(struct gw_lazy *l, uint64_t first_ns, uint64_t all_ns)
+{
+	uint64_t rest = all_ns - first_ns;
+
+	if (rest > first_ns)
+		l->window = GW_MAX(l->window / 2, MIN_WINDOW);
+	else if (rest < first_ns / 2)
+		l->window = GW_MIN(l->window * 2, GW_LAZY_MAX_WINDOW);
+}
+
 bool gw_lazy_placed(struct gw_lazy *l, uint64_t first, uint64_t count)
 {
 	bool waited = false;
@@ -150,15 +162,16 @@ static bool next_fault(struct gw_lazy *l, struct gw_lazy_work *w)
 	uint64_t page;
 
 	while (pop(&l->faults, &page)) {
-		uint64_t first = GW_ALIGN_DOWN(page, (uint64_t)WINDOW_PAGES);
-		uint64_t end = GW_MIN(first + WINDOW_PAGES, gw_ram_pages(l->ram));
+		uint64_t first = GW_ALIGN_DOWN(page, (uint64_t)l->window);
+		uint64_t end = GW_MIN(first + l->window, gw_ram_pages(l->ram));
 
 		/* By now another thread has it, whose window it was in. */
 		if (gw_lazy_bit(l->claimed, page))
 			continue;
 		/* The page itself first, should there be more ranges than room. */
-		claim(l, page, end, WINDOW_PAGES, w);
-		claim(l, first, page, WINDOW_PAGES, w);
+		claim(l, page, end, l->window, w);
+		claim(l, first, page, l->window, w);
+		w->window = l->window;
 		note_touched(l, w->ranges[0].page, w->ranges[0].count);
 		return true;
 	}
@@ -167,10 +180,10 @@ static bool next_fault(struct gw_lazy *l, struct gw_lazy_work *w)
 
 static bool next_background(struct gw_lazy *l, struct gw_lazy_work *w)
 {
-	while (l->order_at < l->norder && w->pages < BACKGROUND_PAGES && w->count < GW_LAZY_RANGES) {
+	while (l->order_at < l->norder && w->pages < ORDER_PAGES && w->count < GW_LAZY_RANGES) {
 		const struct gw_snap_range *o = &l->order[l->order_at];
 
-		l->order_done = claim(l, o->page + l->order_done, o->page + o->count, BACKGROUND_PAGES, w) - o->page;
+		l->order_done = claim(l, o->page + l->order_done, o->page + o->count, ORDER_PAGES, w) - o->page;
 		if (l->order_done < o->count)
 			break;
 		l->order_at++;

@@ -15,12 +15,13 @@
 #include "lib/thread.h"
 #include "lib/util.h"
 #include "migrate/lazy-internal.h"
+#include "migrate/repo/blob.h"
 #include "migrate/repo/touch.h"
 
 #define BLOCK_PAGES 512u /* 2 MiB */
 #define FAULTS_A_READ 32
 #define PLACE_PAGES 64u  /* at a time */
-#define BACKGROUND_NICE 5
+#define BACKGROUND_NICE 15
 #define FIRST_BACKOFF (100 * GW_NS_PER_MS)
 #define LONGEST_BACKOFF (5 * GW_NS_PER_SEC)
 
@@ -151,6 +152,8 @@ struct placing {
 	struct gw_lazy *l;
 	uint64_t first, count;
 	int error; /* of placing, not of reading */
+	bool urgent;       /* somebody waits */
+	uint64_t first_ns; /* when the first were placed; 0: not yet */
 	uint8_t *data;
 	struct gw_lazy_share *share; /* NULL: memory is not shared */
 	bool gathering;
@@ -185,6 +188,8 @@ static int place(struct placing *p)
 {
 	if (p->count > 0 && p->error == 0) {
 		p->error = gw_lazy_place(p->l, p->first, p->count, p->data);
+		if (p->first_ns == 0)
+			p->first_ns = gw_now_ns();
 		if (p->error == 0 && p->share)
 			gw_lazy_share_placed(p->share, p->first, p->count, p->data);
 	}
@@ -195,13 +200,16 @@ static int place(struct placing *p)
 static int take_page(void *self, uint64_t page, const void *data)
 {
 	struct placing *p = self;
+	bool full;
 	int r;
 
 	if (p->gathering) {
 		gw_lazy_share_gather(p->share, page, data);
 		return 0;
 	}
-	r = p->count && (page != p->first + p->count || p->count == PLACE_PAGES) ? place(p) : 0;
+	/* Who waits goes on as soon as the blob is there that has the page. */
+	full = p->count == PLACE_PAGES || (p->urgent && page % GW_BLOB_PAGES == 0);
+	r = p->count && (page != p->first + p->count || full) ? place(p) : 0;
 
 	if (r < 0)
 		return r;
@@ -239,18 +247,30 @@ static void note_found(struct gw_lazy *l)
 		pthread_cond_broadcast(&l->news);
 }
 
+static void note_pace(struct gw_lazy *l, uint64_t first_ns, uint64_t all_ns)
+{
+	pthread_mutex_lock(&l->lock);
+	gw_lazy_adapt(l, first_ns, all_ns);
+	pthread_mutex_unlock(&l->lock);
+}
+
 static int fetch(struct placing *p, const struct gw_lazy_work *work, struct gw_error *err)
 {
+	uint64_t began = gw_now_ns();
 	int r;
 
 	p->count = 0;
 	p->error = 0;
+	p->first_ns = 0;
+	p->urgent = work->fault;
 	p->gathering = p->share && gw_lazy_share_gathers(p->share, work);
 	r = gw_snap_fetch(p->l->snap, work->ranges, work->count, take_page, p, err);
 	if (p->gathering)
 		p->error = gw_lazy_share_give(p->share, r == 0);
 	else if (r == 0)
 		r = place(p);
+	if (work->fault && r == 0 && p->first_ns > 0 && work->pages == work->window)
+		note_pace(p->l, p->first_ns - began, gw_now_ns() - began);
 	return p->error ? gw_error_errno(err, p->error, "pages cannot be placed") : r;
 }
 
@@ -372,6 +392,7 @@ int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lineage *lin
 	l->snap = snap;
 	l->lineage = lineage;
 	l->uffd = -1;
+	l->window = GW_LAZY_MAX_WINDOW;
 	pthread_mutex_init(&l->lock, NULL);
 	init_conds(l);
 	l->stats.pages = count_content(snap);

@@ -38,6 +38,7 @@ struct fetch {
 	uint8_t *data;  /* MAX_GET and a blob more */
 	uint8_t *pages; /* of one blob */
 	int stopped;    /* what fn returned */
+	uint64_t first; /* the page that somebody waits for, if any */
 };
 
 /* ---- planning ---- */
@@ -215,10 +216,20 @@ static int deliver(struct fetch *f, const struct piece *p)
 	return r;
 }
 
+/* Where to begin: the piece that has the first page that was asked for, or 0. */
+static size_t first_piece(const struct fetch *f, const struct piece *p, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (p[i].page <= f->first && f->first - p[i].page < p[i].count)
+			return i;
+	return 0;
+}
+
 /* Pieces of one group. -ENOENT: the pack is not there, and nothing was delivered. */
 static int read_group(struct fetch *f, const struct piece *p, size_t count, struct gw_error *err)
 {
 	uint64_t start = p->b.offset, end = p[count - 1].b.offset + p[count - 1].b.len;
+	size_t begin = first_piece(f, p, count);
 	char name[GW_OBJECT_NAME];
 	int r;
 
@@ -226,8 +237,10 @@ static int read_group(struct fetch *f, const struct piece *p, size_t count, stru
 	r = gw_bucket_get(gw_repo_bucket(f->s->repo), name, start, end - start, f->data, err);
 	if (r == -EPROTO)
 		return gw_object_damaged(name, err);
-	for (size_t i = 0; i < count && r == 0; i++) {
-		if (i == 0 || !same_blob(&p[i], &p[i - 1]))
+	for (size_t k = 0; k < count && r == 0; k++) {
+		size_t i = (begin + k) % count;
+
+		if (k == 0 || i == 0 || !same_blob(&p[i], &p[i - 1]))
 			r = open_blob(f, &p[i], f->data + (p[i].b.offset - start), err);
 		if (r == 0)
 			r = deliver(f, &p[i]);
@@ -307,7 +320,7 @@ static uint64_t longest_get(const struct plan *p)
 int gw_snap_fetch(struct gw_snap *s, const struct gw_snap_range *ranges, unsigned count, gw_snap_page_fn *fn, void *self, struct gw_error *err)
 {
 	gw_cleanup(plan_release) struct plan p = { 0 };
-	struct fetch f = { .s = s, .fn = fn, .self = self };
+	struct fetch f = { .s = s, .fn = fn, .self = self, .first = count ? ranges[0].page : 0 };
 	int r;
 
 	for (unsigned i = 0; i < count; i++) {
