@@ -289,17 +289,26 @@ static void give_coder(struct gw_snap *s, struct gw_blob_coder *c)
 	gw_blob_coder_free(c);
 }
 
+static int run_group(struct fetch *f, struct piece *p, size_t count, struct gw_error *err)
+{
+	int r = read_group(f, p, count, err);
+
+	return r == -ENOENT && !f->stopped ? read_moved(f, p, count, err) : r;
+}
+
+/* Groups in order, but the one first that has the first page. */
 static int run_plan(struct fetch *f, struct plan *p, struct gw_error *err)
 {
-	int r = 0;
+	size_t wanted = first_piece(f, p->pieces, p->count), first = 0, n;
+	int r;
 
-	for (size_t i = 0; i < p->count && r == 0;) {
-		size_t n = group(&p->pieces[i], p->count - i);
-
-		r = read_group(f, &p->pieces[i], n, err);
-		if (r == -ENOENT && !f->stopped)
-			r = read_moved(f, &p->pieces[i], n, err);
-		i += n;
+	while (first + (n = group(&p->pieces[first], p->count - first)) <= wanted)
+		first += n;
+	r = run_group(f, &p->pieces[first], n, err);
+	for (size_t i = 0; i < p->count && r == 0; i += n) {
+		n = group(&p->pieces[i], p->count - i);
+		if (i != first)
+			r = run_group(f, &p->pieces[i], n, err);
 	}
 	return r;
 }

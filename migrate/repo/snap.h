@@ -47,9 +47,9 @@ struct gw_snap_range {
 /* `data`: 4096 bytes, that live during the call. Nonzero ends the fetch and is returned. */
 typedef int gw_snap_page_fn(void *self, uint64_t page, const void *data);
 /*
- * Calls fn on this thread for each page of the ranges that is not zero, in the order in which they lie in the repository, where that comes with one get beginning
- * with the first page that is asked for; pages of one blob cost one decryption, blobs that are near to each other one get of up to some MiB. Any number of threads; each holds so much memory. Follows pages that prune
- * has moved. Pages of ranges that overlap come twice.
+ * Calls fn on this thread for each page of the ranges that is not zero, in the order in which they lie in the repository but beginning with the blob of
+ * the first page that is asked for; pages of one blob cost one decryption, blobs that are near to each other one get of up to some MiB. Any number of
+ * threads; each holds so much memory. Follows pages that prune has moved. Pages of ranges that overlap come twice.
  */
 int gw_snap_fetch(struct gw_snap *s, const struct gw_snap_range *ranges, unsigned count, gw_snap_page_fn *fn, void *self, struct gw_error *err);
 /* Of `count` pages, zero ones included, into memory. */

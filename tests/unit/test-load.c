@@ -9,6 +9,8 @@
 #include "lib/clock.h"
 #include "patience.h"
 #include "lib/util.h"
+#include "migrate/lazy-internal.h"
+#include "migrate/repo/blob.h"
 #include "migrate/repo/touch.h"
 #include "suspend-help.h"
 
@@ -326,6 +328,23 @@ static void cancel_before_it_is_here(void **state)
 	suspend_release(&t);
 }
 
+/* Slow decryption: little beside what is waited for. A long way: much. */
+static void what_comes_beside_follows_the_pace(void **state)
+{
+	struct gw_lazy l = { .window = GW_LAZY_MAX_WINDOW };
+
+	gw_lazy_adapt(&l, 5, 20);
+	assert_int_equal(l.window, 32);
+	gw_lazy_adapt(&l, 5, 9);
+	assert_int_equal(l.window, 32);
+	for (unsigned i = 0; i < 5; i++)
+		gw_lazy_adapt(&l, 5, 20);
+	assert_int_equal(l.window, GW_BLOB_PAGES);
+	for (unsigned i = 0; i < 5; i++)
+		gw_lazy_adapt(&l, 20, 21);
+	assert_int_equal(l.window, GW_LAZY_MAX_WINDOW);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -339,6 +358,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(damaged_pages_are_waited_for, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(what_does_not_fit_is_refused, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(cancel_before_it_is_here, repo_setup, repo_teardown),
+		cmocka_unit_test(what_comes_beside_follows_the_pace),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -97,6 +97,31 @@ static void ranges_and_neighbours(void **state)
 	free(memory);
 }
 
+static int first_page(void *self, uint64_t page, const void *data)
+{
+	uint64_t *first = self;
+
+	*first = *first == PAGES ? page : *first;
+	return 0;
+}
+
+/* Somebody waits for the first page of the first range: it does not wait for what lies before it. */
+static void what_is_waited_for_comes_first(void **state)
+{
+	struct repo_test *t = *state;
+	uint8_t *memory = repo_memory(PAGES, 1);
+	const struct gw_snap_range ranges[] = { { 508, 20 }, { 400, 108 } };
+	uint64_t first = PAGES;
+	struct gw_snap *s;
+
+	repo_save(t->repo, "web", memory, PAGES, NULL);
+	assert_int_equal(gw_snap_open(t->repo, "web", 0, &s, NULL), 0);
+	assert_int_equal(gw_snap_fetch(s, ranges, ARRAY_SIZE(ranges), first_page, &first, NULL), 0);
+	assert_int_equal(first, 508);
+	gw_snap_free(s);
+	free(memory);
+}
+
 static void pages_are_stored_once(void **state)
 {
 	struct repo_test *t = *state;
@@ -424,6 +449,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(a_snapshot_comes_back),
 		T(ranges_and_neighbours),
+		T(what_is_waited_for_comes_first),
 		T(pages_are_stored_once),
 		T(unchanged_pages_are_kept_by_reference),
 		T(later_pages_count),
