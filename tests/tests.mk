@@ -35,7 +35,8 @@ fuzz: $(FUZZ)
 check:
 	@tests/run-stages floors=tests/check/floors words=tests/check/words 'headers=tests/check/headers $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS)'
 
-LAB_TESTS := $(patsubst tests/lab/test-%.py,%,$(sort $(wildcard tests/lab/test-*.py)))
+# All but what strikes suspending at each step, which takes long: make faults.
+LAB_TESTS := $(filter-out suspend-faults,$(patsubst tests/lab/test-%.py,%,$(sort $(wildcard tests/lab/test-*.py))))
 sub = $(MAKE) --no-print-directory -j$(shell nproc)
 #: make quick-test  checks and unit tests of the plain build only
 quick-test: all unit-build
@@ -53,7 +54,7 @@ test: deps
 		'model=tests/model/check' \
 		's3=tests/s3/test-rgw.py' \
 		'kill=tests/kill/test-kill.py --trials 5' \
-		$(foreach t,$(LAB_TESTS),'lab-$(t)=tests/lab/test-$(t).py$(if $(findstring faults,$(t)), --brief)')
+		$(foreach t,$(LAB_TESTS),'lab-$(t)=tests/lab/test-$(t).py$(if $(filter faults,$(t)), --brief)')
 .PHONY: check-headers
 check-headers: $(GEN_H)
 	@tests/check/headers $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS)
