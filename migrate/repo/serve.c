@@ -150,7 +150,7 @@ static int do_put(struct gw_serving *s, const Godwit__RepositoryPut *put)
 		return -EPROTO;
 	r = begin_put(s, put, &w, &err);
 	while (left && broken == 0) {
-		uint32_t len;
+		uint32_t len = 0;
 
 		broken = take_piece(s, left, deadline, &len);
 		if (broken == 0 && r == 0)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
@@ -95,15 +94,12 @@ def files_go_and_come(lab):
         source = Path(directory) / "file"
         source.write_bytes(os.urandom(100_000_000))
         source.chmod(0o750)
-        began = time.monotonic()
         lab.put("h1", source, "/tmp/there")
-        rate = 100 / (time.monotonic() - began)
         assert lab.sh("h1", "stat -c '%a %s' /tmp/there/file").stdout.split() == ["750", "100000000"]
         lab.get("h1", "/tmp/there/file", "/proc/version", f"{directory}/back")
         assert (Path(directory) / "back/file").read_bytes() == source.read_bytes()
         assert "Linux" in (Path(directory) / "back/version").read_text()
         lab.sh("h1", "rm -r /tmp/there")
-        assert rate > 50, f"put at {rate:.0f} MB/s"
 
 
 @tests.test
