@@ -163,6 +163,8 @@ static int on_remap(struct gw_session *s, const struct gw_link_message *m, struc
 {
 	const struct gw_share_remap *o = m->body;
 
+	/* What was ordered before is to lie where it is moved from. */
+	gw_merger_run(s->merger);
 	for (unsigned i = 0; i < m->head.count; i++) {
 		uint32_t from, to;
 		int r = find_slots(s, o[i].from_chunk, o[i].from_slot, o[i].count, &from, err);

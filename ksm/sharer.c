@@ -345,15 +345,12 @@ static void forget_discarded(struct gw_sharer *s)
 	}
 }
 
-/* Counts what is shared and what is broken now, and tells the daemon. */
-static void take_stock(struct gw_sharer *s, struct gw_error *err)
+/* Counts what is shared and what is broken now. */
+static void take_stock(struct gw_sharer *s)
 {
 	uint64_t chunks = 0, lineage;
 	uint32_t pages, broken;
 
-	forget_discarded(s);
-	if (gw_session_tell_live(s->session, err) < 0)
-		detach(s, err);
 	for (uint32_t c = 0; c < gw_overlays_chunks(s->overlays); c++)
 		chunks += gw_overlays_slots(s->overlays, c) > 0;
 	gw_merger_count_mappings(s->merger);
@@ -367,6 +364,16 @@ static void take_stock(struct gw_sharer *s, struct gw_error *err)
 	s->stats.lineage_pages = lineage;
 	s->stats.chunks = chunks;
 	pthread_mutex_unlock(&s->lock);
+}
+
+/* Tells the daemon what is still in use of its chunks. */
+static void tell_live(struct gw_sharer *s)
+{
+	struct gw_error err = GW_ERROR_INIT;
+
+	forget_discarded(s);
+	if (gw_session_tell_live(s->session, &err) < 0)
+		detach(s, &err);
 }
 
 static uint64_t saved_so_far(const struct gw_sharer *s)
@@ -390,7 +397,8 @@ static void pass(struct gw_sharer *s)
 	}
 	s->full = s->inherited = false;
 	gw_merger_settle(s->merger);
-	take_stock(s, &err);
+	tell_live(s);
+	take_stock(s);
 	s->backoff = saved_so_far(s) > before ? 1 : GW_MIN(s->backoff * 2, MAX_BACKOFF);
 	pthread_mutex_lock(&s->lock);
 	s->stats.passes++;
@@ -404,7 +412,6 @@ static void pass(struct gw_sharer *s)
 static void settle(struct gw_sharer *s, uint64_t due)
 {
 	uint64_t last = gw_now_ns() + SETTLE_MAX_NS, now, rest;
-	struct gw_error err = GW_ERROR_INIT;
 
 	do {
 		rest = gw_now_ns() + SETTLE_NS;
@@ -416,7 +423,8 @@ static void settle(struct gw_sharer *s, uint64_t due)
 	} while (now < rest && now < last);
 	gw_merger_settle(s->merger);
 	if (gw_session_emptying(s->session))
-		take_stock(s, &err);
+		tell_live(s);
+	take_stock(s);
 	publish(s);
 }
 

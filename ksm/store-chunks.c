@@ -379,7 +379,7 @@ static bool in_order(const struct order *o, uint32_t n)
 	return true;
 }
 
-/* Packets of runs. */
+/* Packets of runs; of several orders for one page only the first is sent. */
 static void send_merges(struct gw_store_client *c)
 {
 	struct gw_share_merge run[GW_SHARE_MAX_RUNS];
@@ -389,7 +389,7 @@ static void send_merges(struct gw_store_client *c)
 		const struct order *o = &c->order[i];
 		struct gw_share_merge *last = n > 0 ? &run[n - 1] : NULL;
 
-		if (o->chunk == NONE)
+		if (o->chunk == NONE || (last && o->page < last->page + last->count))
 			continue;
 		if (last && last->chunk == o->chunk && last->page + last->count == o->page && last->slot + last->count == o->slot) {
 			last->count++;

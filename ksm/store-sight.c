@@ -324,8 +324,8 @@ static void report_one(struct gw_store_client *c, const struct gw_share_hash *e,
 	case WHERE_PENDING: {
 		const struct pending *p = &s->pending[(uint32_t)*where];
 
-		/* Reported again: it waits, or is the one that is fetched. */
-		if (old != tag && p->low == e->low && p->high == e->high && (p->client != c->ref || p->page != e->page))
+		/* Even when it was reported before: it may have been ordered to a chunk that the client had just let go of. */
+		if (p->low == e->low && p->high == e->high && (p->client != c->ref || p->page != e->page))
 			(void)add_waiter(s, (uint32_t)*where, c, (uint32_t)e->page);
 		break;
 	}
@@ -335,7 +335,7 @@ static void report_one(struct gw_store_client *c, const struct gw_share_hash *e,
 
 		if (k->sealed)
 			(void)gw_store_order(c, (uint32_t)e->page, k->number, slot);
-		else if (old != tag && k->slot[slot].origin != here)
+		else if (k->slot[slot].origin != here)
 			(void)gw_store_await_chunk(k, c, (uint32_t)e->page, slot);
 		break;
 	}

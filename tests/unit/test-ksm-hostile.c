@@ -349,7 +349,8 @@ static void test_changed(void **state)
 	run2(&a, &b);
 	share_peer_sync(&b, 1);
 	run2(&a, &b);
-	assert_int_equal(b.fetched, 2000);
+	/* What a page was reported as is known by 16 bits: of 4,000 that changed one now and then is asked for all the same. */
+	assert_in_range(b.fetched, 2000, 2008);
 	assert_int_equal(b.merged, 2000);
 	assert_int_equal(a.merged, 2000);
 	assert_int_equal(b.refused + a.refused, 0);

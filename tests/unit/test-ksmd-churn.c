@@ -97,8 +97,13 @@ static void run_vm(unsigned vm, unsigned how, int sock)
 		usleep(1000);
 		s = share_vm_stats(&v);
 	} while (s.shared_pages < OF_COMMON + 2 * TWICE && gw_now_ns() < end);
-	if (s.shared_pages < OF_COMMON + 2 * TWICE)
+	if (s.shared_pages < OF_COMMON + 2 * TWICE) {
+		print_error("VM %u shares %llu pages after %llu passes, merged %llu, differing %llu, busy %llu, failed %llu, over budget %llu; %s %s\n", vm,
+			    (unsigned long long)s.shared_pages, (unsigned long long)s.passes, (unsigned long long)s.merged_pages,
+			    (unsigned long long)s.differing_pages, (unsigned long long)s.busy_pages, (unsigned long long)s.failed_pages,
+			    (unsigned long long)s.over_budget_pages, s.attached ? "attached" : s.reason, s.limit);
 		_exit(3);
+	}
 	for (unsigned i = 0; i < parts(vm, part); i++) {
 		if (!share_vm_holds(&v, part[i].page, part[i].count, part[i].seed))
 			_exit(4);

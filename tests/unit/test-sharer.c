@@ -255,6 +255,7 @@ static void test_hostile_daemon(void **state)
 struct late {
 	int sock, file;
 	unsigned reports, before, chunks; /* of the page; when it was ordered; sent */
+	unsigned pages[5];                /* that it said it maps of each chunk */
 	bool let_go, ordered;
 };
 
@@ -303,6 +304,8 @@ static void late_handle(struct late *d, const struct gw_share_head *head)
 		late_say(d, GW_SHARE_SYNCED, NULL, 0, -1);
 		break;
 	case GW_SHARE_LIVE:
+		for (unsigned i = 0; i < head->count; i++)
+			d->pages[live[i].chunk] = live[i].pages;
 		d->let_go = d->let_go || (live->chunk == 3 && live->pages == 0);
 		break;
 	default:
@@ -315,30 +318,72 @@ static void late_handle(struct late *d, const struct gw_share_head *head)
 	}
 }
 
+/* One packet of the VM's, if one comes, is handled. */
+static void late_step(struct late *d)
+{
+	static uint8_t packet[GW_SHARE_MAX_PACKET] __attribute__((aligned(8)));
+	struct pollfd p = { .fd = d->sock, .events = POLLIN };
+
+	if (poll(&p, 1, 10) > 0 && recv(d->sock, packet, sizeof(packet), 0) > 0)
+		late_handle(d, (const void *)packet);
+}
+
+/* The chunk holds what the VM has in page 5. */
+static void late_attach(struct late *d, struct share_vm *vm)
+{
+	int pair[2];
+
+	d->file = memfd_create("chunk", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(pwrite(d->file, gw_ram_page(vm->ram, 5), 4096, 0), 4096);
+	assert_int_equal(fcntl(d->file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	d->sock = pair[0];
+	gw_sharer_attach(vm->sharer, pair[1]);
+}
+
 static void test_an_order_that_is_late(void **state)
 {
 	struct share_vm a = share_vm_new(PAGES, &share_vm_quick);
-	struct late d = { .file = memfd_create("chunk", MFD_CLOEXEC | MFD_ALLOW_SEALING) };
-	static uint8_t packet[GW_SHARE_MAX_PACKET] __attribute__((aligned(8)));
+	struct late d = { 0 };
 	uint64_t end = gw_now_ns() + TEST_PATIENCE;
-	int pair[2];
 
 	share_vm_fill(&a, 5, 1, 1);
-	assert_int_equal(pwrite(d.file, gw_ram_page(a.ram, 5), 4096, 0), 4096);
-	assert_int_equal(fcntl(d.file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL), 0);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-	d.sock = pair[0];
-	gw_sharer_attach(a.sharer, pair[1]);
-	while (share_vm_stats(&a).shared_pages == 0 && gw_now_ns() < end) {
-		struct pollfd p = { .fd = d.sock, .events = POLLIN };
-
-		if (poll(&p, 1, 10) > 0 && recv(d.sock, packet, sizeof(packet), 0) > 0)
-			late_handle(&d, (const void *)packet);
-	}
+	late_attach(&d, &a);
+	while (share_vm_stats(&a).shared_pages == 0 && gw_now_ns() < end)
+		late_step(&d);
 	assert_true(d.let_go && d.ordered);
 	/* It was not forgotten: reported once more, and shared then. */
 	assert_int_equal(d.reports, d.before + 1);
 	assert_int_equal(share_vm_stats(&a).shared_pages, 1);
+	assert_true(share_vm_holds(&a, 5, 1, 1));
+	close(d.sock);
+	close(d.file);
+	share_vm_free(&a);
+}
+
+/* What is ordered and moved on in one breath lies where it was moved to: the daemon then forgets the first place. */
+static void test_an_order_that_moves_on(void **state)
+{
+	struct share_vm a = share_vm_new(PAGES, &share_vm_quick);
+	const struct gw_share_remap remap = { .from_chunk = 3, .to_chunk = 4, .count = 1 };
+	struct late d = { .ordered = true, .chunks = 9 }; /* nothing is handed out until below */
+	uint64_t end = gw_now_ns() + TEST_PATIENCE;
+
+	share_vm_fill(&a, 5, 1, 1);
+	late_attach(&d, &a);
+	while (share_vm_stats(&a).passes == 0 && gw_now_ns() < end)
+		late_step(&d);
+	d.chunks = 0;
+	gw_sharer_pause(a.sharer);
+	late_chunk(&d);
+	late_order(&d);
+	late_chunk(&d);
+	late_say(&d, GW_SHARE_REMAP, &remap, sizeof(remap), -1);
+	gw_sharer_resume(a.sharer);
+	while (!d.let_go && gw_now_ns() < end)
+		late_step(&d);
+	assert_true(d.let_go);
+	assert_int_equal(d.pages[4], 1);
 	assert_true(share_vm_holds(&a, 5, 1, 1));
 	close(d.sock);
 	close(d.file);
@@ -368,6 +413,7 @@ int main(void)
 		TEST(test_only_disk_content),
 		TEST(test_daemon_dies),
 		TEST(test_an_order_that_is_late),
+		TEST(test_an_order_that_moves_on),
 		TEST(test_pause),
 		TEST(test_thin_chunks_are_joined),
 		TEST(test_hostile_daemon),
