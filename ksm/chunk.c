@@ -16,6 +16,7 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 #define SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
+#define SEAL_TRIES 4u
 
 static struct gw_chunk *chunk_alloc(unsigned slots)
 {
@@ -100,12 +101,27 @@ int gw_chunk_append(struct gw_chunk *c, const struct iovec *pages, unsigned n)
 	return 0;
 }
 
+/*
+ * The kernel refuses while anybody has a reference to a page of it, for which it waits 0.15 s by itself (memfd_wait_for_pins()). Nobody else has the
+ * file yet: it is the kernel itself, moving pages about or having them in a list, and soon over.
+ */
+static int add_seals(int fd)
+{
+	unsigned tries = SEAL_TRIES;
+
+	while (fcntl(fd, F_ADD_SEALS, SEALS) < 0)
+		if (errno != EBUSY || --tries == 0)
+			return -errno;
+	return 0;
+}
+
 int gw_chunk_seal(struct gw_chunk *c)
 {
 	struct gw_chunk_slot *slot;
+	int r = c->slots == 0 ? -EINVAL : ftruncate(c->fd, (off_t)(c->slots * GW_PAGE_SIZE)) < 0 ? -errno : add_seals(c->fd);
 
-	if (c->slots == 0 || ftruncate(c->fd, (off_t)(c->slots * GW_PAGE_SIZE)) < 0 || fcntl(c->fd, F_ADD_SEALS, SEALS) < 0)
-		return c->slots == 0 ? -EINVAL : -errno;
+	if (r < 0)
+		return r;
 	c->sealed = true;
 	slot = realloc(c->slot, c->slots * sizeof(*slot));
 	if (slot)
