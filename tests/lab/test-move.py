@@ -37,18 +37,18 @@ def end(cluster, *others):
 
 
 @tests.test
-def ten_moves_with_equal_ram(lab):
-    gaps = soak(lab, 10)
+def four_moves_with_equal_ram(lab):
+    gaps = soak(lab, 4)
     print(f"     outside blackouts: {' '.join(f'{g:.0f}' for g in gaps)} ms")
 
 
 @tests.test
-def ten_moves_with_the_bitmap(lab):
+def two_moves_with_the_bitmap(lab):
     for host in ("h1", "h2"):
         lab.sh(host, "mv /usr/bin/godwit-vmm /usr/bin/godwit-vmm.real; printf '#!/bin/sh\\nexec /usr/bin/godwit-vmm.real --dirty-bitmap \"$@\"\\n' "
                      "> /usr/bin/godwit-vmm; chmod +x /usr/bin/godwit-vmm")
     try:
-        soak(lab, 4)
+        soak(lab, 2)
     finally:
         for host in ("h1", "h2"):
             lab.sh(host, "mv /usr/bin/godwit-vmm.real /usr/bin/godwit-vmm")
