@@ -7,10 +7,12 @@
 
 #include "migrate/lazy.h"
 
-#define GW_LAZY_FETCHERS 4
+#define GW_LAZY_FAULTERS 3      /* threads for what somebody waits for */
+#define GW_LAZY_FETCHERS 6      /* with those for the rest */
 #define GW_LAZY_RANGES 64       /* of one fetch */
 #define GW_LAZY_MAX_TOUCHED (1u << 16) /* ranges that are remembered */
 #define GW_LAZY_PAGES 1024u     /* of one fetch */
+#define GW_LAZY_MIN_PAGES 64u   /* of one that goes on while others wait for pages */
 #define GW_LAZY_MAX_WINDOW 64u  /* pages that are fetched around one that somebody waits for */
 
 /* Page numbers in the order in which they came. */
@@ -49,6 +51,7 @@ struct gw_lazy {
 	uint64_t *wanted;     /* somebody waits for it */
 	struct gw_lazy_queue faults;
 	uint32_t window;      /* pages, a power of two (gw_lazy_adapt()) */
+	uint32_t stride;      /* pages of the next fetch for nobody: fewer after a fault, which may be for one that is claimed */
 	struct gw_snap_range *order; /* owned */
 	size_t norder, order_at;
 	uint64_t order_done;  /* pages of the range at order_at that are claimed */
@@ -64,8 +67,8 @@ static inline bool gw_lazy_bit(const uint64_t *bitmap, uint64_t page)
 	return bitmap[page / 64] >> (page % 64) & 1;
 }
 
-/* lazy-work.c: what to fetch next. With the lock held; claims it. False: nothing now. */
-bool gw_lazy_next(struct gw_lazy *l, bool faults_only, struct gw_lazy_work *ret);
+/* lazy-work.c: what to fetch next for somebody who waits, or for nobody yet. With the lock held; claims it. False: nothing now. */
+bool gw_lazy_next(struct gw_lazy *l, bool fault, struct gw_lazy_work *ret);
 /* Somebody waits for the page. 0 or -ENOMEM. */
 int gw_lazy_want(struct gw_lazy *l, uint64_t page);
 /*

@@ -8,7 +8,6 @@
 
 #define MIN_WINDOW GW_BLOB_PAGES
 #define ORDER_PAGES 64u /* of a fetch in the order of first touches: the next is wanted soon */
-#define BACKGROUND_PAGES GW_LAZY_PAGES
 
 static void set_bit(uint64_t *bitmap, uint64_t page)
 {
@@ -81,6 +80,7 @@ int gw_lazy_want(struct gw_lazy *l, uint64_t page)
 	if (r < 0)
 		return r;
 	set_bit(l->wanted, page);
+	l->stride = GW_LAZY_MIN_PAGES;
 	l->stats.waiting++;
 	l->stats.faults++;
 	return 0;
@@ -189,17 +189,17 @@ static bool next_background(struct gw_lazy *l, struct gw_lazy_work *w)
 		l->order_at++;
 		l->order_done = 0;
 	}
-	if (w->count == 0)
-		l->cursor = claim(l, l->cursor, gw_ram_pages(l->ram), BACKGROUND_PAGES, w);
+	if (w->count == 0) {
+		l->cursor = claim(l, l->cursor, gw_ram_pages(l->ram), l->stride, w);
+		l->stride = GW_MIN(l->stride * 2, GW_LAZY_PAGES);
+	}
 	return w->count > 0;
 }
 
-bool gw_lazy_next(struct gw_lazy *l, bool faults_only, struct gw_lazy_work *w)
+bool gw_lazy_next(struct gw_lazy *l, bool fault, struct gw_lazy_work *w)
 {
 	w->count = 0;
 	w->pages = 0;
-	w->fault = next_fault(l, w);
-	if (w->fault)
-		return true;
-	return l->background && !faults_only && next_background(l, w);
+	w->fault = fault;
+	return fault ? next_fault(l, w) : l->background && next_background(l, w);
 }

@@ -275,11 +275,11 @@ static int fetch(struct placing *p, const struct gw_lazy_work *work, struct gw_e
 }
 
 /* With the lock held. While reads fail, one thread at a time tries, now and then. */
-static bool next_read(struct gw_lazy *l, bool faults_only, struct gw_lazy_work *work)
+static bool next_read(struct gw_lazy *l, bool fault, struct gw_lazy_work *work)
 {
 	if (l->stats.stalled && gw_now_ns() < l->retry_ns)
 		return false;
-	if (!gw_lazy_next(l, faults_only, work))
+	if (!gw_lazy_next(l, fault, work))
 		return false;
 	l->retry_ns = gw_now_ns() + LONGEST_BACKOFF;
 	return true;
@@ -296,7 +296,7 @@ static void wait_work(struct gw_lazy *l)
 
 struct fetcher {
 	struct gw_lazy *l;
-	bool faults_only;
+	bool faults; /* for those who wait, and for nothing else */
 };
 
 static void *fetcher_main(void *arg)
@@ -310,15 +310,15 @@ static void *fetcher_main(void *arg)
 	free(arg);
 	if (l->lineage && gw_lazy_share_new(l, &p.share) < 0)
 		p.share = NULL; /* it goes without */
-	/* What nobody waits for yet leaves the processors to the VM. */
-	if (!f.faults_only)
+	/* What nobody waits for yet leaves the processors to the VM; and who does that is in no hurry when somebody waits. */
+	if (!f.faults)
 		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), BACKGROUND_NICE);
 	pthread_mutex_lock(&l->lock);
 	while (data && !l->quit) {
 		struct gw_error err = GW_ERROR_INIT;
 		int r;
 
-		if (!next_read(l, f.faults_only, &work)) {
+		if (!next_read(l, f.faults, &work)) {
 			wait_work(l);
 			continue;
 		}
@@ -359,7 +359,7 @@ static int start_threads(struct gw_lazy *l, struct gw_error *err)
 
 		if (!f)
 			return gw_error_set(err, ENOMEM, "out of memory");
-		*f = (struct fetcher){ l, l->nfetchers == 0 };
+		*f = (struct fetcher){ l, l->nfetchers < GW_LAZY_FAULTERS };
 		r = gw_thread_create(&l->fetchers[l->nfetchers], fetcher_main, f);
 		if (r == 0)
 			l->nfetchers++;
@@ -392,7 +392,8 @@ int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lineage *lin
 	l->snap = snap;
 	l->lineage = lineage;
 	l->uffd = -1;
-	l->window = GW_LAZY_MAX_WINDOW;
+	l->window = GW_BLOB_PAGES;
+	l->stride = GW_LAZY_MIN_PAGES;
 	pthread_mutex_init(&l->lock, NULL);
 	init_conds(l);
 	l->stats.pages = count_content(snap);

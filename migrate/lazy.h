@@ -5,10 +5,10 @@
  * A VM that is resumed runs before its memory is here. Its RAM is empty and registered with a userfaultfd that holds the kernel's accesses
  * too: whoever touches a page that is missing, a vCPU, a device's thread or a system call, waits until it is placed.
  *
- * - One thread reads faults. A page of zeros is placed at once. For others, threads fetch the part of the snapshot around it, the page's blob first; what the
- *   VM waits for always comes before what it may need later, and one thread does nothing else.
- * - Once asked for (gw_lazy_background()) the other threads bring the rest: first what the VM touched first when it was last resumed, in that
- *   order, then page by page, in reads of megabytes.
+ * - One thread reads faults. A page of zeros is placed at once. For others, threads that do nothing else fetch the part of the snapshot around it, the
+ *   page's blob first.
+ * - Once asked for (gw_lazy_background()) threads that leave the processors to everybody else bring the rest: first what the VM touched first when it was
+ *   last resumed, in that order, then page by page, in reads of megabytes; in small ones while there are faults, one of which may be for what is read.
  * - A page is placed whole, once, and only with bytes that the repository's reader has verified. What cannot be read is not placed, and tried
  *   again and again: until then who touched it waits, and gw_lazy_stats() says why.
  * - Blocks of 2 MiB that are all zeros are not registered. When all is here nothing is.

@@ -32,11 +32,9 @@ static void plan_release(struct plan *p)
 
 struct fetch {
 	struct gw_snap *s;
-	struct gw_blob_coder *coder;
+	struct gw_snap_reader with;
 	gw_snap_page_fn *fn;
 	void *self;
-	uint8_t *data;  /* MAX_GET and a blob more */
-	uint8_t *pages; /* of one blob */
 	int stopped;    /* what fn returned */
 	uint64_t first; /* the page that somebody waits for, if any */
 };
@@ -194,10 +192,10 @@ static int open_blob(struct fetch *f, const struct piece *p, const uint8_t *data
 {
 	struct gw_blob_key key;
 	char name[GW_OBJECT_NAME];
-	int r = gw_blob_key_derive(f->coder, f->s->m.places.segments[p->segment].id, &key);
+	int r = gw_blob_key_derive(f->with.coder, f->s->m.places.segments[p->segment].id, &key);
 
 	if (r == 0)
-		r = gw_blob_open(f->coder, &key, p->b.number, p->b.pages, data, p->b.len, f->pages);
+		r = gw_blob_open(f->with.coder, &key, p->b.number, p->b.pages, data, p->b.len, f->with.pages);
 	if (r == 0)
 		return 0;
 	pack_name(f->s, p->b.pack, name);
@@ -211,7 +209,7 @@ static int deliver(struct fetch *f, const struct piece *p)
 	int r = 0;
 
 	for (uint32_t i = 0; i < p->count && r == 0; i++)
-		r = f->fn(f->self, p->page + i, f->pages + (p->skip + i) * GW_PAGE_SIZE);
+		r = f->fn(f->self, p->page + i, f->with.pages + (p->skip + i) * GW_PAGE_SIZE);
 	f->stopped = r;
 	return r;
 }
@@ -234,14 +232,14 @@ static int read_group(struct fetch *f, const struct piece *p, size_t count, stru
 	int r;
 
 	pack_name(f->s, p->b.pack, name);
-	r = gw_bucket_get(gw_repo_bucket(f->s->repo), name, start, end - start, f->data, err);
+	r = gw_bucket_get(gw_repo_bucket(f->s->repo), name, start, end - start, f->with.data, err);
 	if (r == -EPROTO)
 		return gw_object_damaged(name, err);
 	for (size_t k = 0; k < count && r == 0; k++) {
 		size_t i = (begin + k) % count;
 
 		if (k == 0 || i == 0 || !same_blob(&p[i], &p[i - 1]))
-			r = open_blob(f, &p[i], f->data + (p[i].b.offset - start), err);
+			r = open_blob(f, &p[i], f->with.data + (p[i].b.offset - start), err);
 		if (r == 0)
 			r = deliver(f, &p[i]);
 	}
@@ -268,25 +266,44 @@ static int read_moved(struct fetch *f, struct piece *p, size_t count, struct gw_
 	return r;
 }
 
-static int get_coder(struct gw_snap *s, struct gw_blob_coder **ret)
+void gw_snap_reader_release(struct gw_snap_reader *r)
 {
-	*ret = NULL;
-	pthread_mutex_lock(&s->lock);
-	if (s->ncoders)
-		*ret = s->coders[--s->ncoders];
-	pthread_mutex_unlock(&s->lock);
-	return *ret ? 0 : gw_blob_coder_new(gw_repo_keys(s->repo), ret);
+	gw_blob_coder_free(r->coder);
+	free(r->data);
+	free(r->pages);
 }
 
-static void give_coder(struct gw_snap *s, struct gw_blob_coder *c)
+/* One that is idle, or a new one, with room for a get of so many bytes. */
+static int get_reader(struct gw_snap *s, uint64_t room, struct gw_snap_reader *ret)
 {
+	int r;
+
+	*ret = (struct gw_snap_reader){ 0 };
 	pthread_mutex_lock(&s->lock);
-	if (c && s->ncoders < MAX_CODERS) {
-		s->coders[s->ncoders++] = c;
-		c = NULL;
-	}
+	if (s->nreaders)
+		*ret = s->readers[--s->nreaders];
 	pthread_mutex_unlock(&s->lock);
-	gw_blob_coder_free(c);
+	if (room > ret->room) {
+		free(ret->data);
+		ret->data = malloc(room);
+		ret->room = ret->data ? room : 0;
+	}
+	ret->pages = ret->pages ?: malloc(GW_BLOB_MAX_PAGES * GW_PAGE_SIZE);
+	r = ret->coder ? 0 : gw_blob_coder_new(gw_repo_keys(s->repo), &ret->coder);
+	return ret->data && ret->pages ? r : -ENOMEM;
+}
+
+static void give_reader(struct gw_snap *s, struct gw_snap_reader *reader)
+{
+	bool kept;
+
+	pthread_mutex_lock(&s->lock);
+	kept = reader->coder && s->nreaders < MAX_READERS;
+	if (kept)
+		s->readers[s->nreaders++] = *reader;
+	pthread_mutex_unlock(&s->lock);
+	if (!kept)
+		gw_snap_reader_release(reader);
 }
 
 static int run_group(struct fetch *f, struct piece *p, size_t count, struct gw_error *err)
@@ -339,17 +356,9 @@ int gw_snap_fetch(struct gw_snap *s, const struct gw_snap_range *ranges, unsigne
 	r = make_plan(s, ranges, count, &p);
 	if (r == 0 && p.count == 0)
 		return 0;
-	if (r == 0)
-		r = get_coder(s, &f.coder);
-	f.data = malloc(GW_MAX(longest_get(&p), GW_BLOB_MAX_LEN));
-	f.pages = malloc(GW_BLOB_MAX_PAGES * GW_PAGE_SIZE);
-	if (r < 0 || !f.data || !f.pages)
-		r = gw_error_set(err, ENOMEM, "out of memory");
-	else
-		r = run_plan(&f, &p, err);
-	free(f.data);
-	free(f.pages);
-	give_coder(s, f.coder);
+	r = r ?: get_reader(s, GW_MAX(longest_get(&p), GW_BLOB_MAX_LEN), &f.with);
+	r = r < 0 ? gw_error_set(err, ENOMEM, "out of memory") : run_plan(&f, &p, err);
+	give_reader(s, &f.with);
 	return r;
 }
 

@@ -164,8 +164,8 @@ void gw_snap_free(struct gw_snap *s)
 {
 	if (!s)
 		return;
-	for (unsigned i = 0; i < s->ncoders; i++)
-		gw_blob_coder_free(s->coders[i]);
+	for (unsigned i = 0; i < s->nreaders; i++)
+		gw_snap_reader_release(&s->readers[i]);
 	pthread_rwlock_destroy(&s->moving);
 	pthread_mutex_destroy(&s->lock);
 	gw_manifest_release(&s->m);

@@ -345,6 +345,43 @@ static void what_comes_beside_follows_the_pace(void **state)
 	assert_int_equal(l.window, GW_LAZY_MAX_WINDOW);
 }
 
+/* Who faults may wait for what is read for nobody: that is little after a fault, and more and more while there is none. */
+static void what_nobody_waits_for_gives_way(void **state)
+{
+	struct gw_lazy l = { .background = true, .window = GW_BLOB_PAGES, .stride = GW_LAZY_MIN_PAGES };
+	gw_autofree uint64_t *here = NULL, *claimed = NULL, *wanted = NULL;
+	struct suspend_test t;
+	struct gw_lazy_work w;
+	struct gw_snap *snap;
+	uint64_t waited;
+	size_t words;
+
+	suspend(&t, *state, 64 * MIB);
+	assert_int_equal(gw_snap_open(t.repo->repo, "web", 1, &snap, NULL), 0);
+	l.snap = snap;
+	l.ram = t.vm.ram;
+	words = gw_ram_bitmap_words(l.ram);
+	l.here = here = calloc(words, sizeof(uint64_t));
+	l.claimed = claimed = calloc(words, sizeof(uint64_t));
+	l.wanted = wanted = calloc(words, sizeof(uint64_t));
+	for (uint64_t pages = GW_LAZY_MIN_PAGES; pages <= 4 * GW_LAZY_MIN_PAGES; pages *= 2) {
+		assert_true(gw_lazy_next(&l, false, &w));
+		assert_in_range(w.pages, pages / 2 + 1, pages);
+	}
+	assert_false(gw_lazy_next(&l, true, &w));
+	waited = gw_snap_run_at(snap, gw_ram_pages(l.ram) / 2)->page;
+	assert_int_equal(gw_lazy_want(&l, waited), 0);
+	assert_true(gw_lazy_next(&l, false, &w));
+	assert_in_range(w.pages, 1, GW_LAZY_MIN_PAGES);
+	assert_false(w.fault);
+	assert_true(gw_lazy_next(&l, true, &w));
+	assert_true(w.fault && w.ranges[0].page == waited);
+	free(l.faults.pages);
+	free(l.touched);
+	gw_snap_free(snap);
+	suspend_release(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -359,6 +396,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_does_not_fit_is_refused, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(cancel_before_it_is_here, repo_setup, repo_teardown),
 		cmocka_unit_test(what_comes_beside_follows_the_pace),
+		cmocka_unit_test_setup_teardown(what_nobody_waits_for_gives_way, repo_setup, repo_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
