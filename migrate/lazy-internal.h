@@ -55,7 +55,8 @@ struct gw_lazy {
 	struct gw_snap_range *order; /* owned */
 	size_t norder, order_at;
 	uint64_t order_done;  /* pages of the range at order_at that are claimed */
-	uint64_t cursor;      /* the background has claimed all before it */
+	uint64_t cursor;      /* the background has claimed all from where it began to this page */
+	bool around;          /* it has been at the end, and went on from page 0 */
 	struct gw_snap_range *touched; /* by faults, owned */
 	size_t ntouched, touched_cap;
 	uint64_t retry_ns, backoff_ns; /* while stalled: no read before */

@@ -189,10 +189,14 @@ static bool next_background(struct gw_lazy *l, struct gw_lazy_work *w)
 		l->order_at++;
 		l->order_done = 0;
 	}
-	if (w->count == 0) {
+	if (w->count == 0)
 		l->cursor = claim(l, l->cursor, gw_ram_pages(l->ram), l->stride, w);
-		l->stride = GW_MIN(l->stride * 2, GW_LAZY_PAGES);
+	/* It may have begun in the middle. */
+	if (w->count == 0 && !l->around) {
+		l->around = true;
+		l->cursor = claim(l, 0, gw_ram_pages(l->ram), l->stride, w);
 	}
+	l->stride = GW_MIN(l->stride * 2, GW_LAZY_PAGES);
 	return w->count > 0;
 }
 

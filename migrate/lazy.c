@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 
 #include "lib/clock.h"
@@ -413,6 +414,17 @@ int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lineage *lin
 	return 0;
 }
 
+/*
+ * Clones of one snapshot often come to a host together. What one has brought the others find in the page store, so each begins somewhere else: side by side
+ * all would read and decrypt the same.
+ */
+static uint64_t begin_at(const struct gw_lazy *l)
+{
+	uint64_t pages = gw_ram_pages(l->ram), any = 0;
+
+	return l->lineage && getrandom(&any, sizeof(any), 0) == sizeof(any) ? GW_ALIGN_DOWN(any % pages, GW_LAZY_PAGES) : 0;
+}
+
 int gw_lazy_background(struct gw_lazy *l, const struct gw_snap_range *order, size_t count)
 {
 	struct gw_snap_range *copy = malloc((count + 1) * sizeof(*copy));
@@ -426,6 +438,7 @@ int gw_lazy_background(struct gw_lazy *l, const struct gw_snap_range *order, siz
 	l->order = copy;
 	l->norder = count;
 	l->order_at = l->order_done = 0;
+	l->cursor = begin_at(l);
 	l->background = true;
 	pthread_cond_broadcast(&l->work);
 	pthread_mutex_unlock(&l->lock);
