@@ -4,7 +4,7 @@
 Suspending to a repository and resuming, beside QEMU in the same run (its migration to a file, and -incoming from it).
 
 lab: a Linux guest of 512 MiB with 300 MiB that do not compress is suspended on a host and resumed there, with Godwit (encrypted, to a directory) and with QEMU (clear,
-to a file) in turn; then Godwit's with 2 GiB. "first tick" is from the command to the first answer that a client outside gets. Then two small guests of one image
+to a file) in turn; then Godwit's with 2 GiB. "first tick" is from the command to the first answer that a client outside gets; the guest is idle, and checks its memory when it is asked. Then two small guests of one image
 are suspended, and one of them twice; and one of 512 MiB is cloned, once and eight times, on a host that shares memory.
 native: 2 GiB of RAM, 1.8 GiB of it random, to a directory and to an S3 server (Ceph's gateway), against QEMU without a guest whose RAM is the same, to a file; and memory
 that is touched page by page after a resume, against the same bytes read eagerly.
@@ -138,8 +138,8 @@ def check(lab, vm):
 def paired(lab, godwit, rounds):
     sides = {"godwit": godwit, "qemu": Qemu(lab, godwit.cluster)}
     seen = {name: {} for name in sides}
-    small = Guest(lab, hosts=(HOST,), name="bench", memory_mib=512, jobs=f"heartbeat,dirty:0:{TOUCHED_MIB}")
-    large = Guest(lab, hosts=(HOST,), name="large", memory_mib=2048, jobs=f"heartbeat,dirty:0:{TOUCHED_MIB}")
+    small = Guest(lab, hosts=(HOST,), name="bench", memory_mib=512, jobs=f"heartbeat,dirty:0:{TOUCHED_MIB}:asked")
+    large = Guest(lab, hosts=(HOST,), name="large", memory_mib=2048, jobs=f"heartbeat,dirty:0:{TOUCHED_MIB}:asked")
     for _ in range(rounds):
         for name, side, vm in (("godwit", godwit, small), ("qemu", sides["qemu"], small), ("large", godwit, large)):
             figures = side.one(vm)
@@ -193,7 +193,7 @@ def clones(lab, godwit, count, deadline_s=240):
 
 def run_clones(lab, build):
     godwit = Godwit(lab, build, share=True)
-    vm = Guest(lab, hosts=(HOST,), name="origin", memory_mib=512, jobs=f"heartbeat,dirty:0:{TOUCHED_MIB}")
+    vm = Guest(lab, hosts=(HOST,), name="origin", memory_mib=512, jobs=f"heartbeat,dirty:0:{TOUCHED_MIB}:asked")
     godwit.start(vm)
     warm(lab, vm)
     godwit.save(vm)
@@ -261,8 +261,8 @@ class NativeQemu:
 
 
 def godwit_native(url, environment=None, kind="random"):
-    done = subprocess.run([TOP / "build/bench/tests/bench-suspend", "--kind", kind, "--fill", str(FILLED_MIB), url, str(RAM_MIB)], stdout=subprocess.PIPE, check=True,
-                          stderr=subprocess.DEVNULL, env={**os.environ, **(environment or {})}, text=True)
+    done = subprocess.run([TOP / "build/bench/tests/bench-suspend", "--kind", kind, "--fill", str(FILLED_MIB), url, str(RAM_MIB)], stdout=subprocess.PIPE,
+                          check=True, env={**os.environ, **(environment or {})}, text=True)
     return json.loads(done.stdout)
 
 
@@ -281,10 +281,9 @@ def run_native(rounds):
             qemu.close()
     import rgw
     rgw.install()
-    with rgw.Server() as server:
-        for i in range(rounds):
-            url = f"s3://bench/run-{i}?endpoint={server.url}"
-            s3.append(godwit_native(url, server.environment))
+    for _ in range(rounds):
+        with rgw.Server() as server:
+            s3.append(godwit_native(f"s3://bench/run?endpoint={server.url}", server.environment))
             print(f"  S3       save {s3[-1]['save_s']:.2f} s; lazy {s3[-1]['lazy_touch_s']:.2f} s, eager {s3[-1]['eager_s']:.2f} s", flush=True)
 
     def medians(runs):

@@ -2,9 +2,10 @@
 /*
  * The memory dirtier: rewrites its pages in rotation at a given rate. What a page must hold is known from an array outside
  * the region, so that a page that comes back older than it was is found as surely as a torn or a foreign one.
- * Each page is checked right before it is rewritten; with rate 0 pages are only checked.
+ * Each page is checked right before it is rewritten; with rate 0 pages are only checked. One that checks when it is asked leaves its memory alone until then.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,13 +63,26 @@ static void run(struct dirtier *d, uint64_t rate)
 	}
 }
 
+/* All pages before each answer. */
+static void run_when_asked(struct dirtier *d)
+{
+	struct pollfd p = { .fd = d->report.sock, .events = POLLIN };
+
+	while (poll(&p, 1, -1) > 0 || errno == EINTR) {
+		for (uint64_t i = 0; i < d->pages; i++)
+			visit(d);
+		workload_report_answer(&d->report);
+	}
+}
+
 int workload_dirty(int argc, char **argv)
 {
 	struct dirtier d = { .report = { .name = "dirty", .unit = "pages" } };
+	bool asked = argc == 3 && !strcmp(argv[2], "asked");
 	uint64_t rate;
 
-	if (argc != 2) {
-		fprintf(stderr, "workload: dirty RATE_MB_PER_S SIZE_MB\n");
+	if (argc != 2 && !asked) {
+		fprintf(stderr, "workload: dirty RATE_MB_PER_S SIZE_MB [asked]\n");
 		return 2;
 	}
 	rate = workload_number(argv[0], 0, 100000);
@@ -84,6 +98,9 @@ int workload_dirty(int argc, char **argv)
 		workload_fill((uint64_t *)(d.region + i * PAGE), PAGE, i, 0);
 	d.report.units = d.pages;
 	workload_report_open(&d.report, WORKLOAD_DIRTY_PORT);
-	run(&d, rate ? rate : CHECK_ONLY_MB_PER_S);
+	if (asked)
+		run_when_asked(&d);
+	else
+		run(&d, rate ? rate : CHECK_ONLY_MB_PER_S);
 	return 0;
 }

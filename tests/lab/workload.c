@@ -4,6 +4,7 @@
  * that it finds again what it wrote; a move that loses or mixes up one page or block shows as a fault.
  *
  *   workload dirty RATE_MB_PER_S SIZE_MB      dirty memory, check it in rotation
+ *   workload dirty RATE_MB_PER_S SIZE_MB asked   the same, all of it whenever it is asked, and nothing in between
  *   workload verify-disk DEVICE [SIZE_MB]     write, flush and re-read blocks (O_DIRECT); DESTROYS what DEVICE holds
  *   workload heartbeat IP PORT                answer every UDP datagram at once (probe.c asks)
  *   workload check [IP]                       ask the workloads at IP (127.0.0.1) and print a line for each:
@@ -209,6 +210,6 @@ int main(int argc, char **argv)
 	for (size_t i = 0; argc > 1 && i < sizeof(modes) / sizeof(modes[0]); i++)
 		if (!strcmp(argv[1], modes[i].name))
 			return modes[i].run(argc - 2, argv + 2);
-	fprintf(stderr, "usage: workload dirty RATE_MB_PER_S SIZE_MB | verify-disk DEVICE [SIZE_MB] | heartbeat IP PORT | check [IP]\n");
+	fprintf(stderr, "usage: workload dirty RATE_MB_PER_S SIZE_MB [asked] | verify-disk DEVICE [SIZE_MB] | heartbeat IP PORT | check [IP]\n");
 	return 2;
 }
