@@ -51,6 +51,7 @@ struct gw_lazy {
 	uint64_t *wanted;     /* somebody waits for it */
 	struct gw_lazy_queue faults;
 	uint32_t window;      /* pages, a power of two (gw_lazy_adapt()) */
+	unsigned calm, patience; /* fetches of which more would have come in no time, in a row; how many before there is more */
 	uint32_t stride;      /* pages of the next fetch for nobody: fewer after a fault, which may be for one that is claimed */
 	struct gw_snap_range *order; /* owned */
 	size_t norder, order_at;
@@ -74,7 +75,8 @@ bool gw_lazy_next(struct gw_lazy *l, bool fault, struct gw_lazy_work *ret);
 int gw_lazy_want(struct gw_lazy *l, uint64_t page);
 /*
  * A fetch for somebody took so long until the first pages were placed, and so long for all. How much is fetched beside what is waited for follows
- * from it: as much as comes in the time that it takes anyway. That is little where decryption is slow, and much where the way is long.
+ * from it: as much as comes in the time that it takes anyway. That is little where decryption is slow, only the page's blob, and much where the way is long.
+ * The more often it was too much, the later more is tried again.
  */
 void gw_lazy_adapt(struct gw_lazy *l, uint64_t first_ns, uint64_t all_ns);
 /* Pages were placed, or are somebody's else. Whether somebody waited. */

@@ -7,6 +7,7 @@
 #include "migrate/repo/blob.h"
 
 #define MIN_WINDOW GW_BLOB_PAGES
+#define MAX_PATIENCE 64u
 #define ORDER_PAGES 64u /* of a fetch in the order of first touches: the next is wanted soon */
 
 static void set_bit(uint64_t *bitmap, uint64_t page)
@@ -90,10 +91,14 @@ void gw_lazy_adapt(struct gw_lazy *l, uint64_t first_ns, uint64_t all_ns)
 {
 	uint64_t rest = all_ns - first_ns;
 
-	if (rest > first_ns)
+	if (rest > first_ns) {
 		l->window = GW_MAX(l->window / 2, MIN_WINDOW);
-	else if (rest < first_ns / 2)
+		l->patience = GW_MIN(l->patience * 2, MAX_PATIENCE);
+		l->calm = 0;
+	} else if (rest < first_ns / 2 && ++l->calm >= l->patience) {
 		l->window = GW_MIN(l->window * 2, GW_LAZY_MAX_WINDOW);
+		l->calm = 0;
+	}
 }
 
 bool gw_lazy_placed(struct gw_lazy *l, uint64_t first, uint64_t count)
@@ -164,13 +169,21 @@ static bool next_fault(struct gw_lazy *l, struct gw_lazy_work *w)
 	while (pop(&l->faults, &page)) {
 		uint64_t first = GW_ALIGN_DOWN(page, (uint64_t)l->window);
 		uint64_t end = GW_MIN(first + l->window, gw_ram_pages(l->ram));
+		uint64_t near, count, most;
 
 		/* By now another thread has it, whose window it was in. */
 		if (gw_lazy_bit(l->claimed, page))
 			continue;
-		/* The page itself first, should there be more ranges than room. */
-		claim(l, page, end, l->window, w);
-		claim(l, first, page, l->window, w);
+		/* The page itself first, should there be more ranges than room; what lies in a blob with it costs nothing more. */
+		if (!gw_snap_neighbours(l->snap, page, &near, &count))
+			continue;
+		most = GW_MAX((uint64_t)l->window, count);
+		claim(l, page, near + count, most, w);
+		claim(l, near, page, most, w);
+		if (l->window > MIN_WINDOW) {
+			claim(l, near + count, GW_MAX(end, near + count), most, w);
+			claim(l, GW_MIN(first, near), near, most, w);
+		}
 		w->window = l->window;
 		note_touched(l, w->ranges[0].page, w->ranges[0].count);
 		return true;

@@ -270,7 +270,7 @@ static int fetch(struct placing *p, const struct gw_lazy_work *work, struct gw_e
 		p->error = gw_lazy_share_give(p->share, r == 0);
 	else if (r == 0)
 		r = place(p);
-	if (work->fault && r == 0 && p->first_ns > 0 && work->pages == work->window)
+	if (work->fault && r == 0 && p->first_ns > 0 && (work->pages >= work->window || work->window == GW_BLOB_PAGES))
 		note_pace(p->l, p->first_ns - began, gw_now_ns() - began);
 	return p->error ? gw_error_errno(err, p->error, "pages cannot be placed") : r;
 }
@@ -394,6 +394,7 @@ int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lineage *lin
 	l->lineage = lineage;
 	l->uffd = -1;
 	l->window = GW_BLOB_PAGES;
+	l->patience = 1;
 	l->stride = GW_LAZY_MIN_PAGES;
 	pthread_mutex_init(&l->lock, NULL);
 	init_conds(l);
