@@ -187,18 +187,18 @@ def upper_bound(workers):
     return (total - len(seen)) * 4096
 
 
-def wait_plateau(baseline, began, limit=180):
-    """Waits until memory stops coming back. Returns the saving and when 98 percent of it was there."""
+def wait_plateau(baseline, began, cpu, limit=180):
+    """Waits until memory stops coming back. Returns the saving, when 98 percent of it was there, and the processor time that it had taken by then."""
     samples = []
     while True:
         time.sleep(0.1)
         now, saved = time.monotonic() - began, mem_available() - baseline
-        samples.append((now, saved))
-        recent = [s for t, s in samples if t > now - 4]
+        samples.append((now, saved, cpu()))
+        recent = [s for t, s, _ in samples if t > now - 4]
         if (now > 6 and saved > 64 << 20 and max(recent) - min(recent) < max(saved // 200, 2 << 20)) or now > limit:
             break
-    final = stats.median([s for t, s in samples if t > now - 4])
-    return final, next(t for t, s in samples if s >= final * 0.98)
+    final = stats.median([s for t, s, _ in samples if t > now - 4])
+    return final, *next((t, spent) for t, s, spent in samples if s >= final * 0.98)
 
 
 def worst(beats):
@@ -233,8 +233,7 @@ def one_side(mode, args, content, steady_s):
             w.ask("share")
         if ksm:
             ksm.start()
-        saved, converged = wait_plateau(baseline, began)
-        first_cpu = cpu() - cpu_before
+        saved, converged, spent = wait_plateau(baseline, began, cpu)
         beats = worst([w.ask("beats") for w in workers])
         pss_saved = pss_before - sum(pss(w.pid) for w in workers) - (pss(daemon.pid) if daemon else 0)
         if ksm:
@@ -245,7 +244,7 @@ def one_side(mode, args, content, steady_s):
         own = [w.ask("stats") for w in workers] if daemon else []
         same = all(w.ask("check")["same"] for w in workers)
         return {"saved_bytes": saved, "pss_saved_bytes": pss_saved, "bound_bytes": bound, "of_upper_bound": saved / bound, "converge_s": converged,
-                "cpu_s": first_cpu, "steady_cpu": steady, "calm": calm, "beats": beats, "same": same,
+                "cpu_s": spent - cpu_before, "steady_cpu": steady, "calm": calm, "beats": beats, "same": same,
                 "maps_per_vm": stats.median([len(open(f"/proc/{w.pid}/maps", encoding="ascii").readlines()) for w in workers]), "own": own}
     finally:
         for w in workers:

@@ -172,10 +172,19 @@ def images(lab, godwit):
             disk.close()
 
 
-def clones(lab, godwit, count, deadline_s=240):
+def mem_settled(lab, deadline_s=60):
+    """Bytes available, once what was given back before has come back: no more than 2 MiB in 3 s."""
+    deadline, last = time.monotonic() + deadline_s, 0
+    while (now := mem_available(lab)) - last > 2 << 20 and time.monotonic() < deadline:
+        last = now
+        time.sleep(3)
+    return now
+
+
+def clones(lab, godwit, count, deadline_s=420):
     """Memory of so many, as the host has less of it, once all of theirs is there and no more comes to be shared; seconds until all run."""
     names = [f"clone-{i + 1}" for i in range(count)]
-    free, begin = mem_available(lab), time.monotonic()
+    free, begin = mem_settled(lab), time.monotonic()
     godwit.cluster.godwit(HOST, "clone", "origin", count, "--name", "clone", "--from", URL, *godwit.key)
     took = time.monotonic() - begin
     wait_for(lambda: all(godwit.cluster.show(HOST, name)["load"]["phase"] == "done" for name in names), "all of their memory is here", poll=1)

@@ -65,8 +65,10 @@ class GodwitSide:
         return self.lab.sh(HOST, "pidof godwit-vmm").stdout.split()
 
     def share(self):
+        """Seconds since sharing began: with the daemon, somewhere in the restart of the agent."""
         self.lab.sh(HOST, "sed -i 's/enable = no/enable = yes/' /etc/godwit/godwitd.conf")
         self.cluster.restart_agent(HOST)
+        return float(self.lab.sh(HOST, "awk -v up=$(cut -d' ' -f1 /proc/uptime) '{ print up - $22 / 100 }' /proc/$(pidof godwit-ksmd)/stat").stdout)
 
     def calm(self):
         """As it is when nobody hurries."""
@@ -93,6 +95,7 @@ class KsmSide:
 
     def share(self):
         self.lab.sh(HOST, "echo 1 > /sys/kernel/mm/ksm/run")
+        return 0
 
     def calm(self):
         self.lab.sh(HOST, "cd /sys/kernel/mm/ksm; echo 20 > sleep_millisecs; echo 100 > pages_to_scan")
@@ -105,16 +108,17 @@ class KsmSide:
                           "for t in $(ls /sys/class/net/br0/brif); do [ $t = eth0 ] || ip link del $t; done")
 
 
-def plateau(lab, baseline, began):
+def plateau(lab, baseline, began, cpu):
+    """The saving, when nearly all of it was there, and the processor time that it had taken by then: a scanner goes on and on."""
     samples = []
     while True:
         time.sleep(1)
         now, saved = time.monotonic() - began, mem_available(lab) - baseline
-        samples.append((now, saved))
-        recent = [s for t, s in samples if t > now - 20]
+        samples.append((now, saved, cpu()))
+        recent = [s for t, s, _ in samples if t > now - 20]
         if (now > 30 and saved > 8 << 20 and max(recent) - min(recent) < max(saved // 100, 1 << 20)) or now > LIMIT_S:
             final = sorted(recent)[len(recent) // 2]
-            return final, next(t for t, s in samples if s >= final * 0.97)
+            return final, *next((t, spent) for t, s, spent in samples if s >= final * 0.97)
 
 
 def one_side(side_class, vms, memory_mib, busy, steady_s):
@@ -128,10 +132,10 @@ def one_side(side_class, vms, memory_mib, busy, steady_s):
             put_tool(lab)
             bound = json.loads(lab.sh(HOST, "/srv/pagehash", *side.pids()).stdout)
             baseline, cpu = mem_available(lab), cpu_seconds(lab, side.name)
-            began = time.monotonic()
-            side.share()
-            saved, converged = plateau(lab, baseline, began)
-            first = cpu_seconds(lab, side.name) - cpu
+            ago = side.share()
+            began = time.monotonic() - ago
+            saved, converged, spent = plateau(lab, baseline, began, lambda: cpu_seconds(lab, side.name))
+            first = spent - cpu
             side.calm()
             cpu, began = cpu_seconds(lab, side.name), time.monotonic()
             time.sleep(steady_s)
