@@ -406,16 +406,14 @@ static void merge_batch(struct gw_merger *m)
 {
 	struct gw_window_result result;
 	struct gw_error err = GW_ERROR_INIT;
-	uint32_t pages = 0, longest = 0;
+	uint32_t pages = 0;
 
 	if (m->nruns == 0)
 		return;
-	for (unsigned i = 0; i < m->nruns; i++) {
+	for (unsigned i = 0; i < m->nruns; i++)
 		pages += m->runs[i].count;
-		longest = GW_MAX(longest, m->runs[i].count);
-	}
 	if (open_gate(m)) {
-		if (gw_window_merge(m->window, m->runs, m->nruns, exchanged, m, &result, &err) < 0) {
+		if (gw_window_merge(m->window, m->runs, m->nruns, m->window_pages, exchanged, m, &result, &err) < 0) {
 			m->stats.failed += pages;
 			for (unsigned i = 0; i < m->nruns; i++)
 				gw_merger_look_again(m, m->runs[i].page, m->runs[i].count);
@@ -428,7 +426,7 @@ static void merge_batch(struct gw_merger *m)
 		m->stats.windows = m->stats.stall.count;
 		m->stats.differing += result.differing;
 		m->stats.busy += result.busy;
-		adapt(m, longest, result.held_ns);
+		adapt(m, result.longest, result.held_ns);
 	}
 	m->nruns = 0;
 	m->planned = 0;

@@ -11,6 +11,9 @@
 #include "lib/ram/uffd.h"
 #include "lib/util.h"
 
+/* Of one window: each is a call to map it, and whoever writes to the window waits for all. */
+#define MAX_RUNS 8u
+
 struct gw_window {
 	struct gw_ram *ram;
 	struct gw_written *written;
@@ -89,7 +92,6 @@ static int map_store(const struct gw_window_run *run, uint32_t at, uint8_t *hva,
 
 	if (mmap(hva, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, run->fd, offset) == MAP_FAILED)
 		return -errno;
-	(void)madvise(hva, len, MADV_DONTDUMP);
 	return 0;
 }
 
@@ -120,6 +122,7 @@ static bool in_place(const struct gw_window_run *run)
 struct pass {
 	struct gw_window *w;
 	const struct gw_window_run *runs;
+	uint32_t most;
 	gw_window_done_fn *done;
 	void *self;
 	struct gw_window_result result;
@@ -182,13 +185,27 @@ static void hurry(struct gw_window *w, bool on)
 		w->urgent = sched_setscheduler(0, on ? SCHED_FIFO : SCHED_OTHER, &param) == 0;
 }
 
-/* Each run has a protection of its own: others are not held for it, and the pages in between go on being tracked. */
-static int run_window(struct pass *p, unsigned i)
+/* How many runs from i on lie side by side, of one window then. *pages: of all of them. */
+static unsigned side_by_side(const struct pass *p, unsigned i, unsigned count, uint32_t *pages)
+{
+	const struct gw_window_run *run = &p->runs[i];
+	uint64_t most = GW_MIN((uint64_t)p->most, gw_ram_contiguous(p->w->ram, run->page));
+	unsigned n = 1;
+
+	*pages = run->count;
+	while (i + n < count && n < MAX_RUNS && run[n].page == run->page + *pages && *pages + run[n].count <= most)
+		*pages += run[n++].count;
+	return n;
+}
+
+/* Pages that lie in between have no part in it: others are not held for it, and they go on being tracked. */
+static int run_window(struct pass *p, unsigned i, unsigned n, uint32_t pages)
 {
 	struct gw_window *w = p->w;
 	uintptr_t start = (uintptr_t)gw_ram_page(w->ram, p->runs[i].page);
-	uint64_t len = (uint64_t)p->runs[i].count << GW_PAGE_SHIFT;
-	uint32_t merged = p->result.merged;
+	uint64_t len = (uint64_t)pages << GW_PAGE_SHIFT;
+	uint32_t merged = p->result.merged, mappings = p->result.mappings;
+	bool again = false;
 	uint64_t began, held;
 	int r = 0;
 
@@ -201,33 +218,43 @@ static int run_window(struct pass *p, unsigned i)
 	r = r ?: gw_uffd_register(w->uffd, start, len);
 	if (r == 0 && w->broken != 1)
 		r = gw_uffd_protect(w->uffd, start, len);
-	if (r == 0)
-		r = merge_run(p, i);
+	for (unsigned k = i; k < i + n && r == 0; k++) {
+		r = merge_run(p, k);
+		again |= p->runs[k].op == GW_WINDOW_AGAIN;
+	}
 	/* What was mapped over all of it is not registered. Mapping over a protected page wakes nobody, nor does letting it go. */
-	if (p->runs[i].op == GW_WINDOW_AGAIN || p->result.merged - merged < p->runs[i].count)
+	if (again || p->result.merged - merged < pages)
 		gw_uffd_unregister(w->uffd, start, len);
 	gw_uffd_wake(w->uffd, start, len);
 	if (w->written)
 		gw_written_arm(w->written, start, len);
 	held = gw_now_ns() - began;
 	hurry(w, false);
+	/* As all of RAM is (gw_ram_advise()). */
+	if (p->result.mappings > mappings)
+		(void)madvise((void *)start, len, MADV_DONTDUMP);
 	gw_ram_layout_unlock(w->ram);
 	gw_stall_add(w->waits, held);
 	p->result.held_ns = GW_MAX(p->result.held_ns, held);
+	p->result.longest = GW_MAX(p->result.longest, pages);
 	return r;
 }
 
-int gw_window_merge(struct gw_window *w, const struct gw_window_run *runs, unsigned count, gw_window_done_fn *done, void *self,
+int gw_window_merge(struct gw_window *w, const struct gw_window_run *runs, unsigned count, uint32_t most, gw_window_done_fn *done, void *self,
 		    struct gw_window_result *ret, struct gw_error *err)
 {
-	struct pass p = { .w = w, .runs = runs, .done = done, .self = self };
-	unsigned i = 0;
+	struct pass p = { .w = w, .runs = runs, .most = most, .done = done, .self = self };
+	uint32_t pages = 0;
+	unsigned i = 0, n;
 	int r = 0;
 
-	while (i < count && r == 0)
-		r = run_window(&p, i++);
+	for (n = 0; i + n < count && r == 0;) {
+		i += n;
+		n = side_by_side(&p, i, count, &pages);
+		r = run_window(&p, i, n, pages);
+	}
 	*ret = p.result;
-	return r < 0 ? gw_error_errno(err, r, "merge window of %u pages at page %llu%s", runs[i - 1].count, (unsigned long long)runs[i - 1].page,
+	return r < 0 ? gw_error_errno(err, r, "merge window of %u pages at page %llu%s", pages, (unsigned long long)runs[i].page,
 				      r == -ENOMEM ? ", too many mappings (vm.max_map_count)" : "")
 		     : 0;
 }

@@ -3,7 +3,7 @@
  * The merge window: guest pages are exchanged for equal ones while everybody may go on writing them. The only place where sharing
  * changes what guest RAM maps, and the one that invariant 4 rests on (a merge never changes a byte).
  *
- * A window is one run of pages with which the same is done, so that nobody waits for more than that:
+ * A window is a run of pages with which the same is done, or a few that lie side by side, so that nobody waits for more than that:
  *   1. write-protect it through a userfaultfd: writers of any kind now wait;
  *   2. leave out pages with I/O in flight: their writers have pinned the old page and do not see the protection;
  *   3. compare bytes (or, to leave an overlay, copy them); 4. map the equal runs; 5. let the window go and wake who waited.
@@ -45,6 +45,7 @@ struct gw_window_result {
 	uint32_t differing;   /* they had changed, or never were equal */
 	uint32_t busy;        /* I/O in flight */
 	uint32_t mappings;    /* made: as many as that runs were mapped */
+	uint32_t longest;     /* pages of a window */
 	uint64_t held_ns;     /* the longest that a window was open: for how long a writer had to wait at most */
 };
 
@@ -62,11 +63,12 @@ int gw_window_new(struct gw_ram *ram, struct gw_written *written, struct gw_stal
 void gw_window_free(struct gw_window *w);
 
 /*
- * Exchanges the pages of `runs`, one window each: none overlapping, each of one region. Takes the layout lock for each. 0, or -errno
+ * Exchanges the pages of `runs`: none overlapping, each of one region. Those that lie side by side share a window, of at most `most` pages. Takes the
+ * layout lock for each window. 0, or -errno
  * when a window could not be set up or a mapping failed (-ENOMEM: too many mappings); what was done until then stays done and is told.
  * On any error the pages are writable again.
  */
-int gw_window_merge(struct gw_window *w, const struct gw_window_run *runs, unsigned count, gw_window_done_fn *done, void *self,
+int gw_window_merge(struct gw_window *w, const struct gw_window_run *runs, unsigned count, uint32_t most, gw_window_done_fn *done, void *self,
 		    struct gw_window_result *ret, struct gw_error *err);
 
 /* For tests that show what the protection is for: 0 normal, 1 no write protection, 2 I/O counters not looked at. */

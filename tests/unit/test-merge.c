@@ -132,6 +132,35 @@ static void test_equal_pages_are_exchanged(void **state)
 	assert_int_equal(gw_overlays_pages(b->overlays, b->chunk), 29);
 }
 
+/* Zeros, the store's, the store's again, and one that differs, side by side: one window; across a gap, and the border of two regions, another. */
+static void test_runs_side_by_side_share_a_window(void **state)
+{
+	struct bed *b = bed(state);
+
+	for (uint64_t i = 500; i < 520; i++)
+		fill(b, i, i % 2 ? (int)(i - 500) + 1 : 0);
+	fill(b, 502, 99);
+	for (uint64_t i = 500; i < 506; i++) {
+		if (i % 2)
+			gw_merger_store(b->merger, i, 1, b->chunk, (uint32_t)(i - 500));
+		else
+			gw_merger_zero(b->merger, i, 1);
+	}
+	gw_merger_zero(b->merger, 508, 1);
+	gw_merger_store(b->merger, 511, 1, b->chunk, 11);
+	gw_merger_zero(b->merger, 512, 1);
+	gw_merger_run(b->merger);
+	assert_int_equal(gw_merger_stats(b->merger)->windows, 4);
+	assert_int_equal(gw_merger_stats(b->merger)->store_pages, 4);
+	assert_int_equal(gw_merger_stats(b->merger)->zero_pages, 4);
+	assert_int_equal(gw_merger_stats(b->merger)->differing, 1);
+	for (uint64_t i = 500; i < 520; i++) {
+		assert_true(holds(b, i, i == 502 ? 99 : i % 2 ? (int)(i - 500) + 1 : 0));
+		fill(b, i, 7);
+		assert_true(holds(b, i, 7));
+	}
+}
+
 static void test_broken_page_becomes_equal_again(void **state)
 {
 	struct bed *b = bed(state);
@@ -440,6 +469,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_equal_pages_are_exchanged, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_runs_side_by_side_share_a_window, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_broken_page_becomes_equal_again, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_broken_page_leaves_its_overlay, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_zero_pages_are_given_back, set_up, tear_down),
