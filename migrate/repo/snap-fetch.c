@@ -188,14 +188,26 @@ static size_t group(const struct piece *p, size_t count)
 	return n;
 }
 
+/* Most blobs are of the segment that the last one was of. */
+static int get_key(struct fetch *f, uint32_t segment)
+{
+	const uint8_t *id = f->s->m.places.segments[segment].id;
+	int r;
+
+	if (f->with.keyed && !memcmp(f->with.key.segment, id, sizeof(f->with.key.segment)))
+		return 0;
+	r = gw_blob_key_derive(f->with.coder, id, &f->with.key);
+	f->with.keyed = r == 0;
+	return r;
+}
+
 static int open_blob(struct fetch *f, const struct piece *p, const uint8_t *data, struct gw_error *err)
 {
-	struct gw_blob_key key;
 	char name[GW_OBJECT_NAME];
-	int r = gw_blob_key_derive(f->with.coder, f->s->m.places.segments[p->segment].id, &key);
+	int r = get_key(f, p->segment);
 
 	if (r == 0)
-		r = gw_blob_open(f->with.coder, &key, p->b.number, p->b.pages, data, p->b.len, f->with.pages);
+		r = gw_blob_open(f->with.coder, &f->with.key, p->b.number, p->b.pages, data, p->b.len, f->with.pages);
 	if (r == 0)
 		return 0;
 	pack_name(f->s, p->b.pack, name);
@@ -269,6 +281,7 @@ static int read_moved(struct fetch *f, struct piece *p, size_t count, struct gw_
 void gw_snap_reader_release(struct gw_snap_reader *r)
 {
 	gw_blob_coder_free(r->coder);
+	OPENSSL_cleanse(&r->key, sizeof(r->key));
 	free(r->data);
 	free(r->pages);
 }

@@ -13,6 +13,8 @@
 /* What one thread needs to fetch; kept, as fresh memory has to be zeroed by the kernel, page by page, for each fetch. */
 struct gw_snap_reader {
 	struct gw_blob_coder *coder;
+	struct gw_blob_key key; /* of the last blob */
+	bool keyed;
 	uint8_t *data;  /* of a get */
 	uint64_t room;  /* bytes of it */
 	uint8_t *pages; /* of one blob */
