@@ -12,7 +12,7 @@
 #include "lib/util.h"
 
 /* Of one window: each is a call to map it, and whoever writes to the window waits for all. */
-#define MAX_RUNS 8u
+#define MAX_RUNS 4u
 
 struct gw_window {
 	struct gw_ram *ram;
