@@ -13,9 +13,9 @@
  *   again and again: until then who touched it waits, and gw_lazy_stats() says why.
  * - Blocks of 2 MiB that are all zeros are not registered. When all is here nothing is.
  *
- * With a lineage (ksm/lineage.h) the page store is asked before the repository: pages that it has are mapped, once their proofs were checked. The
- * background begins anywhere, so that clones that come together do not all fetch the same. What it fetches is given to the store and mapped from there; what somebody waited for is placed at once and given as well, for the sharer to exchange
- * it later.
+ * With a lineage (ksm/lineage.h) the page store is asked before the repository: pages that it has are mapped, once their proofs were checked. The background
+ * begins anywhere, so that clones that come together do not all fetch the same. What it fetches is given to the store and mapped from there; what somebody
+ * waited for is placed at once and given as well, for the sharer to exchange it later.
  *
  * Pages that the guest gives back meanwhile (gw_ram_discard()) read as zeros when they had been here, else as what they held: a guest does not rely on either
  * (virtio 1.2, 5.5.6.7).
