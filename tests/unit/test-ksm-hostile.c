@@ -360,6 +360,50 @@ static void test_changed(void **state)
 	gw_store_free(s);
 }
 
+/* A page whose chunk is gone again is reported once more, as what it was, while its content is on its way by another: it is not forgotten. */
+static void test_waits_again(void **state)
+{
+	struct gw_store *s = store_new(key_a);
+	struct share_peer a, b, c, d;
+	struct gw_share_page answer = { .page = 0 };
+
+	share_peer_join(&a, s, 64, 64);
+	share_peer_join(&b, s, 64, 64);
+	fill(&a, 0, 1, 1);
+	fill(&b, 0, 1, 1);
+	share_peer_report(&a, 0, 1);
+	share_peer_report(&b, 0, 1);
+	run2(&a, &b);
+	share_peer_sync(&b, 1);
+	run2(&a, &b);
+	assert_int_equal(a.merged, 1);
+	share_peer_end(&b);
+	share_peer_drop(&a, 0, 1);
+	assert_int_equal(stats(s).stored_pages, 0);
+	share_peer_join(&c, s, 64, 64);
+	share_peer_join(&d, s, 64, 64);
+	fill(&c, 0, 1, 1);
+	fill(&d, 0, 1, 1);
+	d.silent = true;
+	share_peer_report(&c, 0, 1);
+	share_peer_report(&d, 0, 1);
+	run2(&c, &d);
+	assert_int_equal(d.fetches, 1);
+	share_peer_report(&a, 0, 1);
+	share_content(1, answer.bytes);
+	share_peer_say(&d, GW_SHARE_PAGES, d.last_cookie, &answer, 1, sizeof(answer), -1);
+	share_peer_sync(&d, 1);
+	run2(&c, &d);
+	run2(&a, &c);
+	assert_int_equal(a.merged, 2);
+	assert_int_equal(c.merged, 1);
+	check_store(s);
+	share_peer_end(&a);
+	share_peer_end(&c);
+	share_peer_end(&d);
+	gw_store_free(s);
+}
+
 /* Content that nobody else has is stored up to the size of the client's RAM; RAM that is claimed costs nothing. */
 static void test_budget(void **state)
 {
@@ -425,6 +469,7 @@ int main(void)
 		cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_flow_control),
 		cmocka_unit_test(test_changed),
+		cmocka_unit_test(test_waits_again),
 		cmocka_unit_test(test_budget),
 	};
 
