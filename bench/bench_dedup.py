@@ -327,7 +327,7 @@ def run_lab(args):
         for side in duplab.SIDES:
             seen[side.name].append(duplab.one_side(side, args.lab_vms, args.lab_mib, run_number % 2 == 1 or args.busy, 20 if args.quick else 60))
             if args.verbose:
-                print(side.name, json.dumps(seen[side.name][-1]))
+                print(side.name, json.dumps({key: value for key, value in seen[side.name][-1].items() if key != "curve"}), flush=True)
     rows = [(name, f"{median_of(r, 'saved_bytes') / 2**20:.0f}", f"{100 * median_of(r, 'of_upper_bound'):.1f}", f"{median_of(r, 'converge_s'):.1f}",
              f"{median_of(r, 'cpu_s'):.2f}", f"{100 * median_of(r, 'steady_cpu'):.2f}", f"{median_of(r, 'maps_per_vm'):.0f}") for name, r in seen.items()]
     report.print_table(f"Lab, {args.lab_vms} Linux guests of {args.lab_mib} MiB", ("", "saved MiB", "% of bound", "converge s", "cpu s", "steady cpu %", "maps"),
@@ -336,9 +336,16 @@ def run_lab(args):
     def ratio(key):
         return stats.paired_ratio([r[key] for r in seen["godwit"]], [r[key] for r in seen["ksm"]])
 
+    def to_save(run, saving):
+        """Seconds and processor time until so much was saved."""
+        return next((at, spent) for at, saved, spent in run["curve"] if saved >= saving)
+
+    same = [(to_save(g, least), to_save(k, least)) for g, k in zip(seen["godwit"], seen["ksm"]) for least in [0.97 * min(g["saved_bytes"], k["saved_bytes"])]]
     keys = ("saved_bytes", "zero_bytes", "within_bytes", "between_bytes", "converge_s", "cpu_s", "steady_cpu", "maps_per_vm")
     return {"saved_ratio": ratio("saved_bytes"), "of_upper_bound": median_of(seen["godwit"], "of_upper_bound"), "cpu_ratio": ratio("cpu_s"),
             "wall_ratio": ratio("converge_s"), "steady_cpu_ratio": ratio("steady_cpu"),
+            "same_saving_wall_ratio": stats.paired_ratio([g[0] for g, _ in same], [k[0] for _, k in same]),
+            "same_saving_cpu_ratio": stats.paired_ratio([g[1] for g, _ in same], [k[1] for _, k in same]),
             **{name: {k: median_of(r, k) for k in keys} for name, r in seen.items()}}, True
 
 

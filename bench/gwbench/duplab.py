@@ -7,7 +7,7 @@ import time
 
 from cluster import Cluster, Guest, SharedDisk
 from gwbench.qemu import QEMU_GUEST
-from labtest import Lab, Probe, guest
+from labtest import Lab, Probe, guest, wait_for
 
 HOST = "h1"
 KINDS = ("6.12-cloud", "6.12-cloud", "6.1-cloud", "6.12-cloud", "6.1-cloud", "6.12-cloud", "6.12-cloud", "6.1-cloud")
@@ -20,14 +20,27 @@ def mem_available(lab):
     return int(lab.sh(HOST, script).stdout) << 10
 
 
-def cpu_seconds(lab, side):
-    """Processor time that sharing took, by the host's scheduler."""
-    if side == "ksm":
-        script = "cat /proc/$(pgrep -x ksmd)/schedstat"
-    else:
-        script = ("for p in $(pidof godwit-ksmd); do cat /proc/$p/task/*/schedstat; done; "
-                  "for c in /proc/[0-9]*/task/*/comm; do [ \"$(cat $c 2>/dev/null)\" = share ] && cat ${c%comm}schedstat; done; true")
-    return sum(int(line.split()[0]) for line in lab.sh(HOST, script).stdout.splitlines() if line) / 1e9
+class Watch:
+    """What the host's memory is, and what sharing takes of its processor, written down in the host by one process that nobody delays (memwatch.c)."""
+    LOG = "/srv/memwatch.log"
+
+    def __init__(self, lab):
+        self.lab = lab
+        lab.put(HOST, guest("program", "memwatch"), "/srv")
+        self.pid = lab.sh(HOST, f"/srv/memwatch-* share godwit-ksmd ksmd > {self.LOG} 2> /dev/null < /dev/null & echo $!").stdout.strip()
+        wait_for(self.samples, "the host is watched")
+
+    def samples(self):
+        """(the host's uptime in seconds, bytes available, seconds of processor time) of each."""
+        lines = self.lab.sh(HOST, f"cat {self.LOG}").stdout.splitlines(keepends=True)
+        return [(float(up), int(free), int(cpu) / 1e9) for up, free, cpu in (line.split() for line in lines if line.endswith("\n"))]
+
+    def close(self):
+        self.lab.sh(HOST, f"kill {self.pid}")
+
+
+def uptime(lab):
+    return float(lab.sh(HOST, "cut -d' ' -f1 /proc/uptime").stdout)
 
 
 class Scene:
@@ -65,10 +78,10 @@ class GodwitSide:
         return self.lab.sh(HOST, "pidof godwit-vmm").stdout.split()
 
     def share(self):
-        """Seconds since sharing began: with the daemon, somewhere in the restart of the agent."""
+        """The host's uptime when sharing began: with the daemon, somewhere in the restart of the agent."""
         self.lab.sh(HOST, "sed -i 's/enable = no/enable = yes/' /etc/godwit/godwitd.conf")
         self.cluster.restart_agent(HOST)
-        return float(self.lab.sh(HOST, "awk -v up=$(cut -d' ' -f1 /proc/uptime) '{ print up - $22 / 100 }' /proc/$(pidof godwit-ksmd)/stat").stdout)
+        return int(self.lab.sh(HOST, "cut -d' ' -f22 /proc/$(pidof godwit-ksmd)/stat").stdout) / 100
 
     def calm(self):
         """As it is when nobody hurries."""
@@ -94,8 +107,7 @@ class KsmSide:
         return self.lab.sh(HOST, "pidof qemu-system-x86_64").stdout.split()
 
     def share(self):
-        self.lab.sh(HOST, "echo 1 > /sys/kernel/mm/ksm/run")
-        return 0
+        return float(self.lab.sh(HOST, "cut -d' ' -f1 /proc/uptime; echo 1 > /sys/kernel/mm/ksm/run").stdout)
 
     def calm(self):
         self.lab.sh(HOST, "cd /sys/kernel/mm/ksm; echo 20 > sleep_millisecs; echo 100 > pages_to_scan")
@@ -108,17 +120,21 @@ class KsmSide:
                           "for t in $(ls /sys/class/net/br0/brif); do [ $t = eth0 ] || ip link del $t; done")
 
 
-def plateau(lab, baseline, began, cpu):
-    """The saving, when nearly all of it was there, and the processor time that it had taken by then: a scanner goes on and on."""
-    samples = []
+def plateau(watch, began, baseline):
+    """
+    What is saved once no more is, after how many seconds nearly all of it was, and the processor time that it had taken by then (a scanner goes on and on);
+    and the samples, as (seconds, bytes saved, seconds of processor time).
+    """
     while True:
-        time.sleep(1)
-        now, saved = time.monotonic() - began, mem_available(lab) - baseline
-        samples.append((now, saved, cpu()))
+        time.sleep(2)
+        all_of_them = watch.samples()
+        before = max(cpu for up, _, cpu in all_of_them if up <= began)
+        samples = [(up - began, free - baseline, cpu - before) for up, free, cpu in all_of_them if up > began]
+        now, saved, _ = samples[-1]
         recent = [s for t, s, _ in samples if t > now - 20]
         if (now > 30 and saved > 8 << 20 and max(recent) - min(recent) < max(saved // 100, 1 << 20)) or now > LIMIT_S:
             final = sorted(recent)[len(recent) // 2]
-            return final, *next((t, spent) for t, s, spent in samples if s >= final * 0.97)
+            return final, *next((t, spent) for t, s, spent in samples if s >= final * 0.97), samples
 
 
 def one_side(side_class, vms, memory_mib, busy, steady_s):
@@ -131,20 +147,19 @@ def one_side(side_class, vms, memory_mib, busy, steady_s):
             time.sleep(5)
             put_tool(lab)
             bound = json.loads(lab.sh(HOST, "/srv/pagehash", *side.pids()).stdout)
-            baseline, cpu = mem_available(lab), cpu_seconds(lab, side.name)
-            ago = side.share()
-            began = time.monotonic() - ago
-            saved, converged, spent = plateau(lab, baseline, began, lambda: cpu_seconds(lab, side.name))
-            first = spent - cpu
+            watch = Watch(lab)
+            baseline = mem_available(lab)
+            saved, converged, first, curve = plateau(watch, side.share(), baseline)
             side.calm()
-            cpu, began = cpu_seconds(lab, side.name), time.monotonic()
+            samples = watch.samples()
             time.sleep(steady_s)
-            steady = (cpu_seconds(lab, side.name) - cpu) / (time.monotonic() - began)
+            steady = [(after - before) / (end - begin) for (begin, _, before), (end, _, after) in [(samples[-1], watch.samples()[-1])]][0]
+            watch.close()
             possible = (bound["zero"] + bound["within"] + bound["between"]) * 4096
             maps = [int(lab.sh(HOST, f"wc -l < /proc/{pid}/maps").stdout) for pid in side.pids()]
             return {"saved_bytes": saved, "bound_bytes": possible, "of_upper_bound": saved / possible, "zero_bytes": bound["zero"] * 4096,
                     "within_bytes": bound["within"] * 4096, "between_bytes": bound["between"] * 4096, "converge_s": converged, "cpu_s": first,
-                    "steady_cpu": steady, "maps_per_vm": sorted(maps)[len(maps) // 2], "told": side.told()}
+                    "steady_cpu": steady, "maps_per_vm": sorted(maps)[len(maps) // 2], "curve": curve, "told": side.told()}
         finally:
             side.close()
             scene.close()

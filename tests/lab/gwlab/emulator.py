@@ -71,7 +71,8 @@ class Host:
         memory = f"memory-backend-memfd,id=memory,size={self.memory_mib}M,prealloc=on,prealloc-threads=2"
         if self.huge:
             memory += ",hugetlb=on,hugetlbsize=2M"
-        kernel_line = f"console=ttyS0 mitigations=off tsc=reliable nokaslr loglevel=5 lab.host={names.number(n)}"
+        kernel_line = f"console=ttyS0 mitigations=off tsc=reliable nokaslr loglevel=5 lab.host={names.number(n)}" + \
+            ("" if hardware_kvm() else " lab.emulated")
         return [EMULATOR, "-name", f"godwit-lab-{n}", "-nodefaults", "-no-user-config", "-display", "none",
                 *accelerator_arguments(self.cpus),
                 "-M", "q35,memory-backend=memory,hpet=off,vmport=off", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus),
