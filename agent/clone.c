@@ -161,6 +161,7 @@ int gw_clone(struct gw_agent *a, const Godwit__CloneRequest *req, gw_clone_fn *f
 	if (!s)
 		return gw_error_set(err, ENOMEM, "out of memory");
 	if (req->count < 1 || req->count > GW_CLONES_MAX)
+		// cppcheck-suppress memleak ; s is freed on the way out
 		return gw_error_set(err, ERANGE, "%u clones: 1 to %d are made at a time", req->count, GW_CLONES_MAX);
 	s->req = req;
 	r = gw_restore_open(&s->from, a, req->url, req->passphrase, &req->fingerprint, req->snapshot, req->generation, err) ?: prepare(s, err);

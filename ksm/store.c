@@ -298,13 +298,14 @@ struct gw_outbox *gw_store_outbox(struct gw_store_client *c)
 
 static int hello(struct gw_store_client *c, const struct gw_share_hello *e)
 {
-	struct gw_share_welcome m = { .version = GW_MIN(e->version_max, GW_SHARE_VERSION) };
+	struct gw_share_welcome m = { 0 };
 	void *seen;
 
 	if (e->version_min > GW_SHARE_VERSION || e->version_max < GW_SHARE_VERSION_MIN)
 		return -EPROTONOSUPPORT;
 	if (e->pages == 0 || e->pages > c->max_pages)
 		return -EPROTO;
+	m.version = GW_MIN(e->version_max, GW_SHARE_VERSION);
 	/* Memory comes with the pages that are reported; huge pages would give a liar 512 times what he writes to. */
 	seen = mmap(NULL, e->pages * sizeof(*c->seen), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (seen == MAP_FAILED)

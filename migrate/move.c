@@ -207,7 +207,7 @@ static void copy_text(char *to, size_t size, const char *from)
 {
 	size_t n = 0;
 
-	for (; from[n] && n < size - 1; n++)
+	for (; n < size - 1 && from[n]; n++)
 		to[n] = from[n] >= ' ' && from[n] < 127 ? from[n] : '?';
 	to[n] = '\0';
 }

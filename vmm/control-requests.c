@@ -88,7 +88,6 @@ static int do_share(struct gw_machine *m, struct gw_control_call *call)
 {
 	const Godwit__Share *req = call->req->share;
 	struct gw_sharer_config config = {
-		.cpu_percent = GW_MIN(req->cpu_percent, 100u),
 		.interval_ns = req->interval_ms * GW_NS_PER_MS,
 		.stall_ns = req->stall_us * 1000,
 		.mappings = req->mappings,
@@ -100,6 +99,7 @@ static int do_share(struct gw_machine *m, struct gw_control_call *call)
 		return gw_error_set(&call->err, EINVAL, "sharing needs one descriptor, a socket to the page-store daemon");
 	if (req->interval_ms > 24 * 3600 * 1000ull || req->stall_us > 1000000)
 		return gw_error_set(&call->err, EINVAL, "passes are at most a day apart, and writers wait at most a second");
+	config.cpu_percent = GW_MIN(req->cpu_percent, 100u);
 	/* While it moves a VM shares nothing new; it is offered again afterwards. But one that waits may share what it will load. */
 	config.loading = gw_vm_move_state(gw_machine_move(m)) == GW_VM_MOVE_WAITING && !req->image_only;
 	if (gw_vm_move_state(gw_machine_move(m)) != GW_VM_MOVE_NONE && !config.loading)

@@ -94,6 +94,7 @@ static void tell_event(struct gw_machine *m, const char *kind, const char *messa
 	event->message = (char *)message;
 	event->status = &status.msg;
 	m->listener(m->listener_arg, event);
+	event->status = NULL;
 }
 
 static void tell(struct gw_machine *m, const char *kind, const char *message)
