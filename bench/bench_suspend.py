@@ -229,7 +229,8 @@ def run_lab(rounds, build):
             result[name] = stats.paired_ratio(seen["godwit"][key], seen["qemu"][key])
         result["first_tick_size_ratio"] = stats.paired_ratio(seen["large"]["first_tick_s"], seen["godwit"]["first_tick_s"])
         result["save_rate_ratio"] = round(1 / result["save_ratio"], 3)
-        return {**result, **images(lab, godwit), **run_clones(lab, build)}
+        # Each with a repository of its own: what was saved before would be known.
+        return {**result, **images(lab, Godwit(lab, build)), **run_clones(lab, build)}
 
 
 # ---- native ----
