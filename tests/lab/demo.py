@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from cluster import Cluster, Failed, Guest, SharedDisk  # noqa: E402
 from labtest import Lab, Probe, RedisWriter, guest  # noqa: E402
 
-COLUMNS = ("move", "total", "sent", "rounds", "blackout (VMM)", "blackout (outside)", "encrypted by")
+COLUMNS = ("move", "total", "sent", "rounds", "blackout (VMM)", "worst silence (outside)", "encrypted by")
 
 
 def say(text):
@@ -20,7 +20,7 @@ def say(text):
 
 
 def move(cluster, clients, name, source, target):
-    """One move with what was seen of it from outside: the worst that any client saw."""
+    """One move with what was seen of it from outside: the worst that any client saw, at any time of the move."""
     for client in clients:
         client.result()
     began = time.monotonic()
