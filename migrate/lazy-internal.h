@@ -12,7 +12,7 @@
 #define GW_LAZY_RANGES 64       /* of one fetch */
 #define GW_LAZY_MAX_TOUCHED (1u << 16) /* ranges that are remembered */
 #define GW_LAZY_PAGES 1024u     /* of one fetch */
-#define GW_LAZY_MIN_PAGES 64u   /* of one that goes on while others wait for pages */
+#define GW_LAZY_MIN_PAGES 64u   /* of one after somebody touched memory elsewhere */
 #define GW_LAZY_MAX_WINDOW 64u  /* pages that are fetched around one that somebody waits for */
 
 /* Page numbers in the order in which they came. */
@@ -52,7 +52,7 @@ struct gw_lazy {
 	struct gw_lazy_queue faults;
 	uint32_t window;      /* pages, a power of two (gw_lazy_adapt()) */
 	unsigned calm, patience; /* fetches of which more would have come in no time, in a row; how many before there is more */
-	uint32_t stride;      /* pages of the next fetch for nobody: fewer after a fault, which may be for one that is claimed */
+	uint32_t stride;      /* pages of the next fetch for nobody: fewer after a fault of a page that nobody fetches; who follows the background needs it fast */
 	struct gw_snap_range *order; /* owned */
 	size_t norder, order_at;
 	uint64_t order_done;  /* pages of the range at order_at that are claimed */

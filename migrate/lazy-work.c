@@ -76,12 +76,13 @@ int gw_lazy_want(struct gw_lazy *l, uint64_t page)
 
 	if (gw_lazy_bit(l->wanted, page))
 		return 0; /* several wait for it */
-	if (!gw_lazy_bit(l->claimed, page))
+	if (!gw_lazy_bit(l->claimed, page)) {
 		r = push(&l->faults, page);
+		l->stride = GW_LAZY_MIN_PAGES;
+	}
 	if (r < 0)
 		return r;
 	set_bit(l->wanted, page);
-	l->stride = GW_LAZY_MIN_PAGES;
 	l->stats.waiting++;
 	l->stats.faults++;
 	return 0;
