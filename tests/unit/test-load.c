@@ -349,7 +349,7 @@ static void what_comes_beside_follows_the_pace(void **state)
 	assert_int_equal(l.window, GW_LAZY_MAX_WINDOW);
 }
 
-/* Who faults may wait for what is read for nobody: that is little after a fault, and more and more while there is none. */
+/* Who faults may wait for what is read for nobody: that is little after a fault elsewhere, and more and more while there is none or it follows close behind. */
 static void what_nobody_waits_for_gives_way(void **state)
 {
 	struct gw_lazy l = { .background = true, .patience = 1, .window = GW_BLOB_PAGES, .stride = GW_LAZY_MIN_PAGES };
@@ -372,6 +372,8 @@ static void what_nobody_waits_for_gives_way(void **state)
 		assert_true(gw_lazy_next(&l, false, &w));
 		assert_in_range(w.pages, 1, pages);
 	}
+	assert_int_equal(gw_lazy_want(&l, w.ranges[0].page), 0);
+	assert_int_equal(l.stride, 8 * GW_LAZY_MIN_PAGES);
 	assert_false(gw_lazy_next(&l, true, &w));
 	waited = gw_snap_run_at(snap, gw_ram_pages(l.ram) / 2)->page;
 	assert_int_equal(gw_lazy_want(&l, waited), 0);
