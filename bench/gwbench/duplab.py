@@ -39,10 +39,6 @@ class Watch:
         self.lab.sh(HOST, f"kill {self.pid}")
 
 
-def uptime(lab):
-    return float(lab.sh(HOST, "cut -d' ' -f1 /proc/uptime").stdout)
-
-
 class Scene:
     """The guests: their disks at the driver's side, their shapes."""
 
@@ -151,9 +147,10 @@ def one_side(side_class, vms, memory_mib, busy, steady_s):
             baseline = mem_available(lab)
             saved, converged, first, curve = plateau(watch, side.share(), baseline)
             side.calm()
-            samples = watch.samples()
+            begin, _, before = watch.samples()[-1]
             time.sleep(steady_s)
-            steady = [(after - before) / (end - begin) for (begin, _, before), (end, _, after) in [(samples[-1], watch.samples()[-1])]][0]
+            end, _, after = watch.samples()[-1]
+            steady = (after - before) / (end - begin)
             watch.close()
             possible = (bound["zero"] + bound["within"] + bound["between"]) * 4096
             maps = [int(lab.sh(HOST, f"wc -l < /proc/{pid}/maps").stdout) for pid in side.pids()]
