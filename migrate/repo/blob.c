@@ -17,7 +17,7 @@ enum {
 	OFF_NONCE = 8,    /* 8 bytes: the nonce's second part */
 	OFF_TAG = 16,     /* 16 bytes */
 };
-enum { CODEC_RAW = 0, CODEC_ZSTD = 1, CODEC_LZ4 = 2 };
+enum { CODEC_RAW = 0, CODEC_ZSTD = 1, CODEC_LZ4 = 2, CODEC_BASE = 3 }; /* BASE: zstd, with the base's pages as prefix */
 #define LEVEL 1
 
 struct gw_blob_coder {
@@ -37,7 +37,8 @@ int gw_blob_coder_new(const struct gw_repo_keys *keys, struct gw_blob_coder **re
 	c->compress = ZSTD_createCCtx();
 	c->decompress = ZSTD_createDCtx();
 	c->scratch = malloc(SCRATCH);
-	if (!c->compress || !c->decompress || !c->scratch || gw_crypt_new(keys, &c->crypt) < 0) {
+	if (!c->compress || !c->decompress || !c->scratch || gw_crypt_new(keys, &c->crypt) < 0 ||
+	    ZSTD_isError(ZSTD_CCtx_setParameter(c->compress, ZSTD_c_compressionLevel, LEVEL))) {
 		gw_blob_coder_free(c);
 		return -ENOMEM;
 	}
@@ -73,8 +74,9 @@ int gw_blob_key_derive(struct gw_blob_coder *c, const uint8_t segment[16], struc
  * Whether the bytes look random: encrypted, or compressed already. A sample's histogram against chi-square: 255 is to be expected with a deviation of
  * 23, text and code are at thousands. Ten times as fast as finding it out by compressing.
  */
-static bool looks_random(const uint8_t *data, size_t len)
+bool gw_blob_looks_random(const void *pages, size_t len)
 {
+	const uint8_t *data = pages;
 	uint16_t seen[256] = { 0 };
 	const size_t step = len / 64, take = 64;
 	uint64_t squares = 0;
@@ -95,42 +97,61 @@ static void make_nonce(const uint8_t *head, uint8_t nonce[GW_SEAL_NONCE])
 	memcpy(nonce + 4, head + OFF_NONCE, 8);
 }
 
-/* The nonce's second part follows from the content: should a random id ever come twice, the same nonce means the same pages. */
-static int content_nonce(struct gw_blob_coder *c, const struct gw_blob_key *key, const uint8_t *head, const uint8_t *digests, unsigned count,
-			 uint8_t out[8])
+/* What is authenticated beside the ciphertext: the header, and which base. Its length. */
+#define AAD_MAX (OFF_TAG + 24)
+static size_t make_aad(const uint8_t *head, const struct gw_base_ref *base, uint8_t aad[AAD_MAX])
 {
-	const struct gw_span spans[] = { { key->segment, 16 }, { head, OFF_NONCE }, { digests, (size_t)count * GW_PAGE_DIGEST_LEN } };
-	uint8_t mac[32];
+	memcpy(aad, head, OFF_TAG);
+	if (!base)
+		return OFF_TAG;
+	memcpy(aad + OFF_TAG, base->segment, 16);
+	gw_put_le32(aad + OFF_TAG + 16, base->slot);
+	gw_put_le32(aad + OFF_TAG + 20, base->blobs);
+	return AAD_MAX;
+}
+
+/* The nonce's second part follows from the content: should a random id ever come twice, the same nonce means the same pages, told in the same way. */
+static int content_nonce(struct gw_blob_coder *c, const struct gw_blob_key *key, const struct gw_base_ref *base, const uint8_t *digests,
+			 unsigned count, uint8_t *head)
+{
+	uint8_t aad[AAD_MAX], mac[32];
+	const size_t len = make_aad(head, base, aad);
+	const struct gw_span spans[] = {
+		{ key->segment, 16 },
+		{ aad, OFF_NONCE },
+		{ digests, (size_t)count * GW_PAGE_DIGEST_LEN },
+		{ aad + OFF_TAG, len - OFF_TAG },
+	};
 	int r = gw_crypt_mac(c->crypt, gw_crypt_keys(c->crypt)->salts, spans, ARRAY_SIZE(spans), mac);
 
-	memcpy(out, mac, 8);
+	memcpy(head + OFF_NONCE, mac, 8);
 	return r;
 }
 
-/* To scratch. Its length; 0: it does not shrink by much, and stays as it is. */
-static size_t compress(struct gw_blob_coder *c, const void *pages, size_t len, enum gw_blob_effort effort, uint8_t *codec)
+/* To scratch. Its length; 0: it does not shrink by much. */
+static size_t compress(struct gw_blob_coder *c, const void *pages, size_t len, uint8_t codec, const struct gw_blob_base *base)
 {
 	const size_t room = len - len / 32;
 	size_t n;
 
-	if (effort == GW_BLOB_FAST) {
-		*codec = CODEC_LZ4;
-		n = (size_t)LZ4_compress_default(pages, (char *)c->scratch, (int)len, (int)room);
-	} else {
-		*codec = CODEC_ZSTD;
-		n = ZSTD_compressCCtx(c->compress, c->scratch, room, pages, len, LEVEL);
-		n = ZSTD_isError(n) ? 0 : n;
-	}
-	if (n == 0)
-		*codec = CODEC_RAW;
-	return n;
+	if (codec == CODEC_LZ4)
+		return (size_t)LZ4_compress_default(pages, (char *)c->scratch, (int)len, (int)room);
+	ZSTD_CCtx_reset(c->compress, ZSTD_reset_session_only);
+	if (codec == CODEC_BASE && ZSTD_isError(ZSTD_CCtx_refPrefix(c->compress, base->pages, base->len)))
+		return 0;
+	n = ZSTD_compress2(c->compress, c->scratch, room, pages, len);
+	return ZSTD_isError(n) ? 0 : n;
 }
 
-static bool decompress(struct gw_blob_coder *c, uint8_t codec, size_t len, uint8_t *out, size_t plain)
+static bool decompress(struct gw_blob_coder *c, uint8_t codec, size_t len, const struct gw_blob_base *base, uint8_t *out, size_t plain)
 {
 	switch (codec) {
 	case CODEC_RAW:
 		return true;
+	case CODEC_BASE:
+		if (ZSTD_isError(ZSTD_DCtx_refPrefix(c->decompress, base->pages, base->len)))
+			return false;
+		/* fall through */
 	case CODEC_ZSTD:
 		return ZSTD_decompressDCtx(c->decompress, out, plain, c->scratch, len) == plain;
 	case CODEC_LZ4:
@@ -140,48 +161,83 @@ static bool decompress(struct gw_blob_coder *c, uint8_t codec, size_t len, uint8
 	}
 }
 
-int gw_blob_seal(struct gw_blob_coder *c, const struct gw_blob_key *key, uint32_t number, const void *pages, unsigned count,
-		 const uint8_t *digests, enum gw_blob_effort effort, uint8_t *out)
+/* Tries the codecs that may be worth it. The length in scratch, 0: the pages stay as they are. */
+static size_t choose_codec(struct gw_blob_coder *c, const void *pages, size_t len, enum gw_blob_effort effort, const struct gw_blob_base *base,
+			   uint8_t *codec)
 {
-	const struct gw_span aad = { out, OFF_TAG };
-	uint8_t nonce[GW_SEAL_NONCE];
-	const void *from = pages;
-	size_t len = count * GW_PAGE_SIZE, n;
+	size_t n = 0;
+
+	*codec = CODEC_BASE;
+	if (base)
+		n = compress(c, pages, len, *codec, base);
+	if (n == 0 && effort != GW_BLOB_PLAIN) {
+		*codec = effort == GW_BLOB_FAST ? CODEC_LZ4 : CODEC_ZSTD;
+		n = compress(c, pages, len, *codec, NULL);
+	}
+	if (n == 0)
+		*codec = CODEC_RAW;
+	return n;
+}
+
+bool gw_blob_has_base(const uint8_t *blob)
+{
+	return blob[OFF_CODEC] == CODEC_BASE;
+}
+
+int gw_blob_seal(struct gw_blob_coder *c, const struct gw_blob_key *key, uint32_t number, const void *pages, unsigned count,
+		 const uint8_t *digests, enum gw_blob_effort effort, const struct gw_blob_base *base, uint8_t *out)
+{
+	const size_t plain = count * GW_PAGE_SIZE;
+	const struct gw_base_ref *ref;
+	uint8_t nonce[GW_SEAL_NONCE], bytes[AAD_MAX];
+	struct gw_span aad = { bytes, 0 };
+	size_t n;
 	int r;
 
 	memset(out, 0, GW_BLOB_HEADER);
 	gw_put_le32(out + OFF_NUMBER, number);
 	gw_put_le16(out + OFF_PAGES, (uint16_t)count);
-	n = looks_random(pages, len) ? 0 : compress(c, pages, len, effort, &out[OFF_CODEC]);
-	if (n) {
-		from = c->scratch;
-		len = n;
-	}
-	r = content_nonce(c, key, out, digests, count, out + OFF_NONCE);
+	n = choose_codec(c, pages, plain, effort, base, &out[OFF_CODEC]);
+	ref = gw_blob_has_base(out) ? &base->ref : NULL;
+	r = content_nonce(c, key, ref, digests, count, out);
 	if (r < 0)
 		return r;
 	make_nonce(out, nonce);
-	r = gw_crypt_seal(c->crypt, key->key, nonce, &aad, 1, from, len, out + GW_BLOB_HEADER, out + OFF_TAG);
-	return r < 0 ? r : (int)(GW_BLOB_HEADER + len);
+	aad.len = make_aad(out, ref, bytes);
+	r = gw_crypt_seal(c->crypt, key->key, nonce, &aad, 1, n ? c->scratch : pages, n ?: plain, out + GW_BLOB_HEADER, out + OFF_TAG);
+	return r < 0 ? r : (int)(GW_BLOB_HEADER + (n ?: plain));
+}
+
+/* To `raw` what is not compressed, else to scratch: the decrypted bytes, as long as the ciphertext. */
+static int decrypt(struct gw_blob_coder *c, const struct gw_blob_key *key, uint32_t number, unsigned count, const uint8_t *head, uint64_t len,
+		   const struct gw_base_ref *base, uint8_t *raw)
+{
+	uint8_t nonce[GW_SEAL_NONCE], bytes[AAD_MAX];
+	struct gw_span aad = { bytes, 0 };
+
+	if (len < GW_BLOB_HEADER || count == 0 || count > GW_BLOB_MAX_PAGES || gw_get_le32(head + OFF_NUMBER) != number ||
+	    gw_get_le16(head + OFF_PAGES) != count || head[OFF_RESERVED] != 0 || gw_blob_has_base(head) != (base != NULL))
+		return -EBADMSG;
+	len -= GW_BLOB_HEADER;
+	if (head[OFF_CODEC] == CODEC_RAW ? len != count * GW_PAGE_SIZE : len > SCRATCH)
+		return -EBADMSG;
+	make_nonce(head, nonce);
+	aad.len = make_aad(head, base, bytes);
+	return gw_crypt_open(c->crypt, key->key, nonce, &aad, 1, head + GW_BLOB_HEADER, len, head[OFF_CODEC] == CODEC_RAW ? raw : c->scratch,
+			     head + OFF_TAG);
 }
 
 int gw_blob_open(struct gw_blob_coder *c, const struct gw_blob_key *key, uint32_t number, unsigned count, const void *data, uint64_t len,
-		 uint8_t *out)
+		 const struct gw_blob_base *base, uint8_t *out)
 {
 	const uint8_t *head = data;
-	const struct gw_span aad = { data, OFF_TAG };
-	const size_t plain = count * GW_PAGE_SIZE;
-	uint8_t nonce[GW_SEAL_NONCE];
-	int r;
+	int r = decrypt(c, key, number, count, head, len, base ? &base->ref : NULL, out);
 
-	if (len < GW_BLOB_HEADER || count == 0 || count > GW_BLOB_MAX_PAGES || gw_get_le32(head + OFF_NUMBER) != number ||
-	    gw_get_le16(head + OFF_PAGES) != count || head[OFF_RESERVED] != 0)
-		return -EBADMSG;
-	len -= GW_BLOB_HEADER;
-	if (head[OFF_CODEC] == CODEC_RAW ? len != plain : len > SCRATCH)
-		return -EBADMSG;
-	make_nonce(head, nonce);
-	r = gw_crypt_open(c->crypt, key->key, nonce, &aad, 1, head + GW_BLOB_HEADER, len, head[OFF_CODEC] == CODEC_RAW ? out : c->scratch,
-			  head + OFF_TAG);
-	return r < 0 ? r : decompress(c, head[OFF_CODEC], len, out, plain) ? 0 : -EBADMSG;
+	return r < 0 ? r : decompress(c, head[OFF_CODEC], len - GW_BLOB_HEADER, base, out, count * GW_PAGE_SIZE) ? 0 : -EBADMSG;
+}
+
+int gw_blob_verify(struct gw_blob_coder *c, const struct gw_blob_key *key, uint32_t number, unsigned count, const void *data, uint64_t len,
+		   const struct gw_base_ref *base)
+{
+	return decrypt(c, key, number, count, data, len, base, c->scratch);
 }

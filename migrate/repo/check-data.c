@@ -5,7 +5,7 @@
 
 #include "lib/thread.h"
 #include "lib/util.h"
-#include "migrate/repo/blob.h"
+#include "migrate/repo/base.h"
 #include "migrate/repo/check-internal.h"
 #include "migrate/repo/index.h"
 #include "migrate/repo/object.h"
@@ -21,6 +21,7 @@ struct job {
 
 struct reading {
 	struct checking *c;
+	const struct gw_survey *s;
 	struct gw_places places; /* of one index */
 	struct job *jobs;
 	uint64_t njobs, jobs_cap;
@@ -30,7 +31,7 @@ struct reading {
 	struct gw_error error;
 };
 
-static int add_job(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests)
+static int add_job(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests, const uint8_t *hooks)
 {
 	struct reading *rd = self;
 
@@ -64,13 +65,46 @@ static bool next_pack(struct reading *rd, const struct job **first, uint64_t *co
 	return more;
 }
 
-static bool blob_is_right(struct reading *rd, struct gw_blob_coder *coder, const struct job *j, const uint8_t *data, uint8_t *pages)
+/* What a thread needs. */
+struct tools {
+	struct gw_blob_coder *coder;
+	struct gw_base_reader *bases;
+	uint8_t *pages; /* of one blob */
+};
+
+static void tools_release(struct tools *t)
+{
+	gw_base_reader_free(t->bases);
+	gw_blob_coder_free(t->coder);
+	free(t->pages);
+}
+
+static int tools_init(struct tools *t, struct gw_repo *repo)
+{
+	int r;
+
+	t->pages = malloc(GW_BLOB_MAX_PAGES * GW_PAGE_SIZE);
+	r = t->pages ? gw_blob_coder_new(gw_repo_keys(repo), &t->coder) : -ENOMEM;
+	return r < 0 ? r : gw_base_reader_new(gw_repo_bucket(repo), t->coder, &t->bases);
+}
+
+static bool blob_is_right(struct reading *rd, const struct tools *t, const struct job *j, const uint8_t *data)
 {
 	const uint8_t *digests = rd->digests.data + j->digests;
+	struct gw_blob_coder *coder = t->coder;
+	const uint8_t *pages = t->pages;
+	struct gw_base_place place;
+	struct gw_blob_base base;
 	struct gw_blob_key key;
 
-	if (gw_blob_key_derive(coder, rd->places.segments[j->segment].id, &key) < 0 ||
-	    gw_blob_open(coder, &key, j->b.number, j->b.pages, data, j->b.len, pages) < 0)
+	if (gw_blob_key_derive(coder, rd->places.segments[j->segment].id, &key) < 0)
+		return false;
+	/* What nobody uses may have lost its base to a prune. Is it in use, the survey has told that the base is missing. */
+	if (j->b.base.blobs && !gw_base_find(&rd->s->places, &j->b.base, &place))
+		return gw_blob_verify(coder, &key, j->b.number, j->b.pages, data, j->b.len, &j->b.base) == 0;
+	if (j->b.base.blobs && gw_base_read(t->bases, &place, &base, NULL) < 0)
+		return false;
+	if (gw_blob_open(coder, &key, j->b.number, j->b.pages, data, j->b.len, j->b.base.blobs ? &base : NULL, t->pages) < 0)
 		return false;
 	for (uint32_t i = 0; i < j->b.pages; i++) {
 		uint8_t digest[GW_PAGE_DIGEST_LEN];
@@ -82,8 +116,8 @@ static bool blob_is_right(struct reading *rd, struct gw_blob_coder *coder, const
 	return true;
 }
 
-static void check_blobs(struct reading *rd, struct gw_blob_coder *coder, const char *name, const struct gw_buf *pack, const struct job *jobs,
-			uint64_t count, uint8_t *pages)
+static void check_blobs(struct reading *rd, const struct tools *t, const char *name, const struct gw_buf *pack, const struct job *jobs,
+			uint64_t count)
 {
 	const uint8_t *id = rd->places.packs[jobs->b.pack].id;
 	uint64_t bad = 0, good = 0, first_bad = 0;
@@ -98,7 +132,7 @@ static void check_blobs(struct reading *rd, struct gw_blob_coder *coder, const c
 	for (uint64_t i = 0; i < count; i++) {
 		const struct job *j = &jobs[i];
 
-		if (j->b.offset + j->b.len <= pack->len && blob_is_right(rd, coder, j, pack->data + j->b.offset, pages)) {
+		if (j->b.offset + j->b.len <= pack->len && blob_is_right(rd, t, j, pack->data + j->b.offset)) {
 			good += j->b.pages;
 			continue;
 		}
@@ -115,7 +149,7 @@ static void check_blobs(struct reading *rd, struct gw_blob_coder *coder, const c
 	gw_check_problem(rd->c, name, text);
 }
 
-static int check_pack(struct reading *rd, struct gw_blob_coder *coder, const struct job *jobs, uint64_t count, uint8_t *pages, struct gw_error *err)
+static int check_pack(struct reading *rd, const struct tools *t, const struct job *jobs, uint64_t count, struct gw_error *err)
 {
 	const struct gw_pack_place *pack = &rd->places.packs[jobs->b.pack];
 	gw_autobuf data = GW_BUF_INIT;
@@ -129,7 +163,7 @@ static int check_pack(struct reading *rd, struct gw_blob_coder *coder, const str
 		return 0;
 	if (r < 0)
 		return r;
-	check_blobs(rd, coder, name, &data, jobs, count, pages);
+	check_blobs(rd, t, name, &data, jobs, count);
 	if (rd->c->params->upkeep)
 		atomic_fetch_add(&rd->c->params->upkeep->done, pack->size);
 	return 0;
@@ -140,25 +174,23 @@ static void *check_packs(void *arg)
 	struct reading *rd = arg;
 	struct gw_upkeep *upkeep = rd->c->params->upkeep;
 	struct gw_error err = GW_ERROR_INIT;
-	uint8_t *pages = malloc(GW_BLOB_MAX_PAGES * GW_PAGE_SIZE);
-	struct gw_blob_coder *coder = NULL;
+	struct tools t = { 0 };
 	const struct job *jobs;
 	uint64_t count;
-	int r = pages ? gw_blob_coder_new(gw_repo_keys(rd->c->repo), &coder) : -ENOMEM;
+	int r = tools_init(&t, rd->c->repo);
 
 	if (r < 0)
 		gw_error_errno(&err, r, "cannot read packs");
 	while (r == 0 && next_pack(rd, &jobs, &count)) {
 		r = upkeep && atomic_load(&upkeep->stop) ? gw_error_set(&err, ECANCELED, "cancelled") :
-							   check_pack(rd, coder, jobs, count, pages, &err);
+							   check_pack(rd, &t, jobs, count, &err);
 	}
 	if (r < 0) {
 		pthread_mutex_lock(&rd->lock);
 		rd->error = err;
 		pthread_mutex_unlock(&rd->lock);
 	}
-	gw_blob_coder_free(coder);
-	free(pages);
+	tools_release(&t);
 	return NULL;
 }
 
@@ -184,7 +216,7 @@ static int check_jobs(struct reading *rd, struct gw_error *err)
 
 static int check_index(struct checking *c, const struct gw_survey *s, const char *name, struct gw_error *err)
 {
-	struct reading rd = { .c = c, .places = GW_PLACES_INIT, .error = GW_ERROR_INIT };
+	struct reading rd = { .c = c, .s = s, .places = GW_PLACES_INIT, .error = GW_ERROR_INIT };
 	const struct gw_places_sink sink = { .digests = add_job, .self = &rd, .has_digests = true };
 	int r = gw_index_read(gw_repo_bucket(c->repo), s->crypt, name, &rd.places, &sink, err);
 

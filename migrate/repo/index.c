@@ -31,12 +31,13 @@ void gw_index_add_pack(struct gw_index_builder *b, const uint8_t id[16], uint64_
 	b->packs++;
 }
 
-void gw_index_add_extent(struct gw_index_builder *b, const struct gw_places *p, const struct gw_extent *x, const uint8_t *digests)
+void gw_index_add_extent(struct gw_index_builder *b, const struct gw_places *p, const struct gw_extent *x, const uint8_t *digests,
+			 const uint8_t *hooks)
 {
 	const struct gw_blob_place *blobs = &p->segments[x->segment].blobs[x->first];
 	uint64_t pages = 0;
 
-	gw_extent_encode(&b->enc, p, x);
+	gw_extent_encode(&b->enc, p, x, hooks);
 	for (uint32_t i = 0; i < x->count; i++)
 		pages += blobs[i].pages;
 	gw_enc_bytes(&b->enc, digests, pages * GW_PAGE_DIGEST_LEN);

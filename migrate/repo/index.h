@@ -23,9 +23,10 @@ struct gw_index_builder {
 };
 void gw_index_builder_init(struct gw_index_builder *b);
 void gw_index_builder_release(struct gw_index_builder *b);
-/* A pack, and then its `extents`, each with the digests of its pages. */
+/* A pack, and then its `extents`, each with the digests of its pages, and the hooks of its blobs, as many as their places say. */
 void gw_index_add_pack(struct gw_index_builder *b, const uint8_t id[16], uint64_t size, uint32_t extents);
-void gw_index_add_extent(struct gw_index_builder *b, const struct gw_places *p, const struct gw_extent *x, const uint8_t *digests);
+void gw_index_add_extent(struct gw_index_builder *b, const struct gw_places *p, const struct gw_extent *x, const uint8_t *digests,
+			 const uint8_t *hooks);
 /* Writes what was added, if anything, as a new object and starts again. name (GW_OBJECT_NAME bytes) may be NULL. */
 int gw_index_write(struct gw_index_builder *b, struct gw_bucket *bucket, struct gw_crypt *c, char *name, struct gw_error *err);
 

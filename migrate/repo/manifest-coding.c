@@ -173,7 +173,7 @@ static int encode_places(struct gw_enc *e, const struct gw_manifest *m, uint32_t
 		}
 		if (map[x[i].segment] == GW_NO_PLACE)
 			map[x[i].segment] = seen++;
-		gw_extent_encode(e, p, &x[i]);
+		gw_extent_encode(e, p, &x[i], NULL);
 	}
 #undef PACK
 	return e->error;
@@ -229,6 +229,21 @@ static bool run_has_blobs(const struct gw_places *p, const struct gw_snap_run *r
 		if (!b)
 			return false;
 		slot = (uint64_t)b->slot + b->pages;
+	}
+	return true;
+}
+
+/* A snapshot is read without an index. */
+static bool have_bases(const struct gw_places *p)
+{
+	for (uint32_t s = 0; s < p->nsegments; s++) {
+		for (uint32_t i = 0; i < p->segments[s].count; i++) {
+			const struct gw_base_ref *base = &p->segments[s].blobs[i].base;
+			uint32_t segment;
+
+			if (base->blobs && !gw_places_base(p, base, &segment))
+				return false;
+		}
 	}
 	return true;
 }
@@ -294,6 +309,8 @@ int gw_manifest_decode_body(const void *data, uint64_t len, struct gw_manifest *
 	struct gw_dec d = { data, (const uint8_t *)data + len, false };
 	int r = gw_places_decode(&d, &m->places, &sink);
 
+	if (r == 0 && !have_bases(&m->places))
+		r = -EBADMSG;
 	if (r == 0)
 		r = decode_runs(&d, m);
 	if (r == 0)

@@ -26,11 +26,16 @@ enum { CODEC_RAW = 0, CODEC_ZSTD = 1 };
 #define LEVEL 3
 static const uint8_t magic[8] = { 'G', 'W', 'R', 'E', 'P', 'O', '\r', '\n' };
 
+static uint16_t version_of(enum gw_object_kind kind)
+{
+	return kind == GW_OBJECT_INDEX || kind == GW_OBJECT_BODY ? GW_OBJECT_VERSION : 1;
+}
+
 void gw_object_prefix(uint8_t out[GW_OBJECT_PREFIX], enum gw_object_kind kind, uint8_t variant)
 {
 	memset(out, 0, GW_OBJECT_PREFIX);
 	memcpy(out + OFF_MAGIC, magic, sizeof(magic));
-	gw_put_le16(out + OFF_VERSION, GW_OBJECT_VERSION);
+	gw_put_le16(out + OFF_VERSION, version_of(kind));
 	out[OFF_KIND] = (uint8_t)kind;
 	out[OFF_VARIANT] = variant;
 }
@@ -47,7 +52,7 @@ int gw_object_check_prefix(const void *data, uint64_t len, enum gw_object_kind k
 	if (len < GW_OBJECT_PREFIX || memcmp(p, magic, sizeof(magic)) || p[OFF_KIND] != kind ||
 	    (kind <= GW_OBJECT_PACK && gw_get_le32(p + OFF_LEN) != 0))
 		return gw_object_damaged(name, err);
-	if (gw_get_le16(p + OFF_VERSION) != GW_OBJECT_VERSION)
+	if (gw_get_le16(p + OFF_VERSION) == 0 || gw_get_le16(p + OFF_VERSION) > version_of(kind))
 		return gw_error_set(err, EPROTONOSUPPORT, "%s is of version %u, which this godwit does not know", name,
 				    gw_get_le16(p + OFF_VERSION));
 	*variant = p[OFF_VARIANT];

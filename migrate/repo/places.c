@@ -9,6 +9,7 @@
 #include "lib/util.h"
 #include "migrate/repo/blob.h"
 #include "migrate/repo/bucket.h"
+#include "migrate/repo/similar.h"
 
 void gw_places_release(struct gw_places *p)
 {
@@ -171,13 +172,19 @@ static bool in_order(const struct gw_blob_place *a, const struct gw_blob_place *
 	return a->slot + a->pages <= b->slot && b->slot - (a->slot + a->pages) >= b->number - a->number - 1;
 }
 
+static bool same_base(const struct gw_base_ref *a, const struct gw_base_ref *b)
+{
+	return a->blobs == b->blobs && a->slot == b->slot && !memcmp(a->segment, b->segment, sizeof(a->segment));
+}
+
 int gw_places_add_blob(struct gw_places *p, uint32_t segment, const struct gw_blob_place *b, bool move)
 {
 	struct gw_segment *s = &p->segments[segment];
 	uint32_t at = lower_bound(s, b->number);
 
 	if (at < s->count && s->blobs[at].number == b->number) {
-		if (s->blobs[at].slot != b->slot || s->blobs[at].pages != b->pages || s->blobs[at].len != b->len)
+		if (s->blobs[at].slot != b->slot || s->blobs[at].pages != b->pages || s->blobs[at].len != b->len ||
+		    !same_base(&s->blobs[at].base, &b->base))
 			return -EBADMSG;
 		if (move)
 			s->blobs[at] = *b;
@@ -220,9 +227,48 @@ const struct gw_blob_place *gw_places_at(const struct gw_places *p, uint32_t seg
 	return low && slot - s->blobs[low - 1].slot < s->blobs[low - 1].pages ? &s->blobs[low - 1] : NULL;
 }
 
+const struct gw_blob_place *gw_places_base(const struct gw_places *p, const struct gw_base_ref *base, uint32_t *segment)
+{
+	const struct gw_blob_place *b, *end;
+
+	*segment = gw_places_find_segment(p, base->segment);
+	b = gw_places_at(p, *segment, base->slot);
+	if (!b || b->slot != base->slot)
+		return NULL;
+	end = p->segments[*segment].blobs + p->segments[*segment].count;
+	for (uint32_t i = 0; i < base->blobs; i++) {
+		if (&b[i] == end || b[i].base.blobs || b[i].number != b->number + i)
+			return NULL;
+	}
+	return b;
+}
+
 /* ---- coding ---- */
 
-void gw_extent_encode(struct gw_enc *e, const struct gw_places *p, const struct gw_extent *x)
+/* After a blob's number of pages, which is at most 64. Where there is neither, it is as it was in the first version of the format. */
+#define PAGES_MASK 0x7fu
+#define HAS_BASE 0x80u  /* id of its segment, varint slot, varint blobs */
+#define HAS_HOOKS 0x100u /* varint number, four bytes each */
+#define MAX_FLAGS 0x1ffu
+
+static void encode_blob(struct gw_enc *e, const struct gw_blob_place *b, const uint8_t *hooks)
+{
+	const bool has_hooks = hooks && b->hooks;
+
+	gw_enc_varint(e, b->len);
+	gw_enc_varint(e, b->pages | (b->base.blobs ? HAS_BASE : 0) | (has_hooks ? HAS_HOOKS : 0));
+	if (b->base.blobs) {
+		gw_enc_bytes(e, b->base.segment, sizeof(b->base.segment));
+		gw_enc_varint(e, b->base.slot);
+		gw_enc_varint(e, b->base.blobs);
+	}
+	if (has_hooks) {
+		gw_enc_varint(e, b->hooks);
+		gw_enc_bytes(e, hooks, b->hooks * GW_HOOK_LEN);
+	}
+}
+
+void gw_extent_encode(struct gw_enc *e, const struct gw_places *p, const struct gw_extent *x, const uint8_t *hooks)
 {
 	const struct gw_segment *s = &p->segments[x->segment];
 	const struct gw_blob_place *b = &s->blobs[x->first];
@@ -233,17 +279,37 @@ void gw_extent_encode(struct gw_enc *e, const struct gw_places *p, const struct 
 	gw_enc_varint(e, b->offset);
 	gw_enc_varint(e, x->count);
 	for (uint32_t i = 0; i < x->count; i++) {
-		gw_enc_varint(e, b[i].len);
-		gw_enc_varint(e, b[i].pages);
+		encode_blob(e, &b[i], hooks);
+		if (hooks)
+			hooks += b[i].hooks * GW_HOOK_LEN;
 	}
 }
 
-/* Reads one blob of an extent. */
-static bool decode_blob(struct gw_dec *d, struct gw_blob_place *b, uint64_t size)
+static void decode_base(struct gw_dec *d, struct gw_base_ref *base)
 {
+	const uint8_t *segment = gw_dec_bytes(d, sizeof(base->segment));
+
+	if (segment)
+		memcpy(base->segment, segment, sizeof(base->segment));
+	base->slot = (uint32_t)gw_dec_varint_max(d, GW_PLACES_MAX_SLOT);
+	base->blobs = (uint32_t)gw_dec_varint_max(d, GW_BASE_MAX_BLOBS);
+	d->bad |= base->blobs == 0;
+}
+
+/* Reads one blob of an extent. */
+static bool decode_blob(struct gw_dec *d, struct gw_blob_place *b, uint64_t size, const uint8_t **hooks)
+{
+	uint64_t flags;
+
 	b->len = (uint32_t)gw_dec_varint_max(d, GW_BLOB_MAX_LEN);
-	b->pages = (uint32_t)gw_dec_varint_max(d, GW_BLOB_MAX_PAGES);
-	return !d->bad && b->len > GW_BLOB_HEADER && b->pages != 0 && b->len <= GW_BLOB_HEADER + b->pages * GW_PAGE_SIZE &&
+	flags = gw_dec_varint_max(d, MAX_FLAGS);
+	b->pages = (uint32_t)(flags & PAGES_MASK);
+	b->base = (struct gw_base_ref){ 0 };
+	if (flags & HAS_BASE)
+		decode_base(d, &b->base);
+	b->hooks = flags & HAS_HOOKS ? (uint32_t)gw_dec_varint_max(d, GW_BLOB_MAX_HOOKS) : 0;
+	*hooks = gw_dec_bytes(d, b->hooks * GW_HOOK_LEN);
+	return !d->bad && b->pages <= GW_BLOB_MAX_PAGES && b->len > GW_BLOB_HEADER && b->pages != 0 && b->len <= GW_BLOB_HEADER + b->pages * GW_PAGE_SIZE &&
 	       b->offset + b->len <= size && b->slot <= GW_PLACES_MAX_SLOT - b->pages && b->number != UINT32_MAX;
 }
 
@@ -262,8 +328,10 @@ static int decode_digests(struct gw_dec *d, struct gw_dec blobs, struct gw_blob_
 	int r = digests ? 0 : -EBADMSG;
 
 	for (uint32_t i = 0; i < count && r == 0 && how != GW_PLACES_SKIP && sink->digests; i++) {
-		decode_blob(&blobs, &b, size);
-		r = sink->digests(sink->self, segment, &b, digests);
+		const uint8_t *hooks;
+
+		decode_blob(&blobs, &b, size, &hooks);
+		r = sink->digests(sink->self, segment, &b, digests, hooks);
 		digests += b.pages * GW_PAGE_DIGEST_LEN;
 		next_blob(&b);
 	}
@@ -276,6 +344,7 @@ static int decode_extent(struct gw_dec *d, struct gw_places *p, uint32_t pack, u
 	const uint8_t *id = gw_dec_bytes(d, 16);
 	struct gw_blob_place b = { .pack = pack }, first;
 	uint32_t segment = GW_NO_PLACE, count;
+	const uint8_t *hooks;
 	struct gw_dec blobs;
 	int r = 0;
 
@@ -290,7 +359,7 @@ static int decode_extent(struct gw_dec *d, struct gw_places *p, uint32_t pack, u
 	if (how != GW_PLACES_SKIP)
 		r = gw_places_add_segment(p, id, &segment);
 	for (uint32_t i = 0; i < count && r == 0; i++) {
-		if (!decode_blob(d, &b, size))
+		if (!decode_blob(d, &b, size, &hooks))
 			return -EBADMSG;
 		if (how != GW_PLACES_SKIP)
 			r = gw_places_add_blob(p, segment, &b, how == GW_PLACES_MOVE);

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "migrate/repo/blob.h"
 #include "migrate/repo/coding.h"
 
 #define GW_PACK_HEADER 32u /* bytes before the first blob: prefix, then the pack's id */
@@ -22,6 +23,8 @@ struct gw_blob_place {
 	uint32_t number;  /* in the segment */
 	uint32_t slot;    /* of its first page */
 	uint32_t pages;
+	uint32_t hooks;   /* that an index has of it, see similar.h */
+	struct gw_base_ref base;
 };
 
 struct gw_segment {
@@ -57,17 +60,20 @@ int gw_places_add_pack(struct gw_places *p, const uint8_t id[16], uint64_t size,
 int gw_places_add_blob(struct gw_places *p, uint32_t segment, const struct gw_blob_place *b, bool move);
 /* The blob that holds the slot, NULL: none. Lives until a blob is added. */
 const struct gw_blob_place *gw_places_at(const struct gw_places *p, uint32_t segment, uint32_t slot);
+/* The first of base->blobs blobs that follow each other; NULL: they are not all known, or have a base themselves. Lives as long. */
+const struct gw_blob_place *gw_places_base(const struct gw_places *p, const struct gw_base_ref *base, uint32_t *segment);
 
 /*
  * Tables: varint packs, and for each: id, varint size, varint extents, and for each: segment id, varint first number, first slot, offset and blobs, and
- * for each blob varint length and pages; then, in an index, the digests of all pages of the extent.
+ * for each blob varint length, pages and more; then, in an index, the digests of all pages of the extent. docs/REPOSITORY.md has the layout.
  */
 struct gw_extent { /* blobs that follow each other in a segment and in a pack */
 	uint32_t segment;
 	uint32_t first; /* position in the segment's array of blobs */
 	uint32_t count;
 };
-void gw_extent_encode(struct gw_enc *e, const struct gw_places *p, const struct gw_extent *x);
+/* `hooks`: of all its blobs, as many as their places say, four bytes each; NULL: it is no index, and has none. */
+void gw_extent_encode(struct gw_enc *e, const struct gw_places *p, const struct gw_extent *x, const uint8_t *hooks);
 
 enum gw_places_how { /* what is done with a pack's blobs */
 	GW_PLACES_SKIP,
@@ -77,8 +83,8 @@ enum gw_places_how { /* what is done with a pack's blobs */
 struct gw_places_sink {
 	/* May be NULL: GW_PLACES_ADD for all. */
 	enum gw_places_how (*wanted)(void *self, const uint8_t pack[16], uint64_t size);
-	/* May be NULL; of wanted packs. `b` is as this table says, should another have told another place. 0 or -ENOMEM. */
-	int (*digests)(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests);
+	/* May be NULL; of wanted packs. `b` is as this table says, should another have told another place; it has b->hooks hooks. 0 or -ENOMEM. */
+	int (*digests)(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests, const uint8_t *hooks);
 	/* May be NULL; the table's bytes for one pack, wanted or not. 0 or -ENOMEM. */
 	int (*section)(void *self, const uint8_t pack[16], const void *data, uint64_t len);
 	void *self;

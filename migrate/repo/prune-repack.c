@@ -9,6 +9,7 @@
 #include "migrate/repo/index.h"
 #include "migrate/repo/object.h"
 #include "migrate/repo/prune-internal.h"
+#include "migrate/repo/similar.h"
 
 #define NEW_PACK (16u << 20)
 
@@ -17,6 +18,7 @@ struct item {
 	struct gw_blob_place b; /* where it is, by the survey */
 	uint32_t segment;       /* the survey's */
 	uint64_t digests;       /* position of the first */
+	uint64_t hooks;
 };
 
 struct repacking {
@@ -25,9 +27,8 @@ struct repacking {
 	struct gw_places scratch;    /* of the index that is read */
 	struct item *items;
 	uint64_t nitems, items_cap;
-	struct gw_buf digests;
+	struct gw_buf digests, hooks;
 	struct gw_blob_coder *coder;
-	uint8_t *pages;              /* of one blob */
 	/* the pack that is filled */
 	uint8_t id[16];
 	struct gw_buf data;
@@ -44,7 +45,7 @@ static enum gw_places_how want_chosen(void *self, const uint8_t id[16], uint64_t
 	return gw_pack_set_has(((struct repacking *)self)->packs, id) ? GW_PLACES_ADD : GW_PLACES_SKIP;
 }
 
-static int take_digests(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests)
+static int take_digests(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests, const uint8_t *hooks)
 {
 	struct repacking *rp = self;
 	struct gw_survey *s = rp->s;
@@ -64,7 +65,10 @@ static int take_digests(void *self, uint32_t segment, const struct gw_blob_place
 		rp->items = more;
 		rp->items_cap = cap;
 	}
-	rp->items[rp->nitems++] = (struct item){ *at, ours, rp->digests.len };
+	rp->items[rp->nitems] = (struct item){ *at, ours, rp->digests.len, rp->hooks.len };
+	rp->items[rp->nitems++].b.hooks = b->hooks;
+	if (gw_buf_append(&rp->hooks, hooks, b->hooks * GW_HOOK_LEN) < 0)
+		return -ENOMEM;
 	return gw_buf_append(&rp->digests, digests, (size_t)b->pages * GW_PAGE_DIGEST_LEN);
 }
 
@@ -168,6 +172,7 @@ static int index_pack(struct repacking *rp, uint64_t end)
 		gw_index_add_pack(&rp->builder, rp->id, rp->data.len, extents);
 	for (uint64_t i = rp->first, to; i < end && r == 0; i = to) {
 		gw_autobuf digests = GW_BUF_INIT;
+		gw_autobuf hooks = GW_BUF_INIT;
 		const struct gw_segment *seg;
 		struct gw_extent x;
 
@@ -176,11 +181,15 @@ static int index_pack(struct repacking *rp, uint64_t end)
 		seg = &rp->moved.segments[x.segment];
 		x.first = (uint32_t)(gw_places_at(&rp->moved, x.segment, rp->items[i].b.slot) - seg->blobs);
 		x.count = (uint32_t)(to - i);
-		for (uint64_t k = i; k < to && r == 0; k++)
-			r = gw_buf_append(&digests, rp->digests.data + rp->items[k].digests,
-					  (size_t)rp->items[k].b.pages * GW_PAGE_DIGEST_LEN);
+		for (uint64_t k = i; k < to && r == 0; k++) {
+			const struct item *item = &rp->items[k];
+
+			r = gw_buf_append(&digests, rp->digests.data + item->digests, (size_t)item->b.pages * GW_PAGE_DIGEST_LEN);
+			if (r == 0)
+				r = gw_buf_append(&hooks, rp->hooks.data + item->hooks, item->b.hooks * GW_HOOK_LEN);
+		}
 		if (r == 0)
-			gw_index_add_extent(&rp->builder, &rp->moved, &x, digests.data);
+			gw_index_add_extent(&rp->builder, &rp->moved, &x, digests.data, hooks.data);
 	}
 	return r;
 }
@@ -216,7 +225,7 @@ static int take_blob(struct repacking *rp, const struct item *item, const char *
 	if (r == 0)
 		r = gw_blob_key_derive(rp->coder, rp->s->places.segments[item->segment].id, &key);
 	if (r == 0)
-		r = gw_blob_open(rp->coder, &key, b->number, b->pages, pack->data + b->offset, b->len, rp->pages);
+		r = gw_blob_verify(rp->coder, &key, b->number, b->pages, pack->data + b->offset, b->len, b->base.blobs ? &b->base : NULL);
 	if (r == 0)
 		r = gw_buf_append(&rp->data, pack->data + b->offset, b->len);
 	if (r == -EBADMSG)
@@ -278,8 +287,7 @@ int gw_prune_repack(struct gw_survey *s, const struct gw_pack_set *packs, struct
 	int r;
 
 	gw_index_builder_init(&rp.builder);
-	rp.pages = malloc(GW_BLOB_MAX_PAGES * GW_PAGE_SIZE);
-	r = rp.pages ? gw_blob_coder_new(gw_repo_keys(s->repo), &rp.coder) : -ENOMEM;
+	r = gw_blob_coder_new(gw_repo_keys(s->repo), &rp.coder);
 	if (r < 0)
 		gw_error_set(err, ENOMEM, "out of memory");
 	if (r == 0)
@@ -294,8 +302,8 @@ int gw_prune_repack(struct gw_survey *s, const struct gw_pack_set *packs, struct
 	gw_places_release(&rp.moved);
 	gw_blob_coder_free(rp.coder);
 	gw_buf_release(&rp.digests);
+	gw_buf_release(&rp.hooks);
 	gw_buf_release(&rp.data);
 	free(rp.items);
-	free(rp.pages);
 	return r;
 }

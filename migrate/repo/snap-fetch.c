@@ -201,13 +201,51 @@ static int get_key(struct fetch *f, uint32_t segment)
 	return r;
 }
 
+static int find_base(struct fetch *f, const struct gw_base_ref *ref, struct gw_base_place *ret)
+{
+	bool found;
+
+	pthread_rwlock_rdlock(&f->s->moving);
+	found = gw_base_find(&f->s->m.places, ref, ret);
+	pthread_rwlock_unlock(&f->s->moving);
+	return found ? 0 : -EBADMSG; /* the manifest was checked */
+}
+
+/* What the blob is told against, from where it is now. */
+static int get_base(struct fetch *f, const struct gw_base_ref *ref, struct gw_blob_base *ret, struct gw_error *err)
+{
+	struct gw_base_place place;
+	int r = f->with.bases ? 0 : gw_base_reader_new(gw_repo_bucket(f->s->repo), f->with.coder, &f->with.bases);
+
+	if (r == 0)
+		r = find_base(f, ref, &place);
+	if (r < 0)
+		return gw_error_errno(err, r, "cannot read %s", f->s->object);
+	r = gw_base_read(f->with.bases, &place, ret, err);
+	if (r != -ENOENT)
+		return r;
+	r = find_moved(f->s, err);
+	if (r == 0)
+		r = find_base(f, ref, &place);
+	return r < 0 ? r : gw_base_read(f->with.bases, &place, ret, err);
+}
+
 static int open_blob(struct fetch *f, const struct piece *p, const uint8_t *data, struct gw_error *err)
 {
+	struct gw_blob_base base;
 	char name[GW_OBJECT_NAME];
 	int r = get_key(f, p->segment);
 
+	if (r == 0 && p->b.base.blobs) {
+		r = get_base(f, &p->b.base, &base, err);
+		if (r < 0) {
+			f->stopped = r; /* it is not the blob's own pack that is gone */
+			return r;
+		}
+	}
 	if (r == 0)
-		r = gw_blob_open(f->with.coder, &f->with.key, p->b.number, p->b.pages, data, p->b.len, f->with.pages);
+		r = gw_blob_open(f->with.coder, &f->with.key, p->b.number, p->b.pages, data, p->b.len, p->b.base.blobs ? &base : NULL,
+				 f->with.pages);
 	if (r == 0)
 		return 0;
 	pack_name(f->s, p->b.pack, name);
@@ -280,6 +318,7 @@ static int read_moved(struct fetch *f, struct piece *p, size_t count, struct gw_
 
 void gw_snap_reader_release(struct gw_snap_reader *r)
 {
+	gw_base_reader_free(r->bases);
 	gw_blob_coder_free(r->coder);
 	OPENSSL_cleanse(&r->key, sizeof(r->key));
 	free(r->data);

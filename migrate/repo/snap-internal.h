@@ -5,7 +5,7 @@
 
 #include <pthread.h>
 
-#include "migrate/repo/blob.h"
+#include "migrate/repo/base.h"
 #include "migrate/repo/snap.h"
 
 #define MAX_READERS 64u
@@ -18,6 +18,7 @@ struct gw_snap_reader {
 	uint8_t *data;  /* of a get */
 	uint64_t room;  /* bytes of it */
 	uint8_t *pages; /* of one blob */
+	struct gw_base_reader *bases; /* NULL: none was needed */
 };
 
 struct gw_snap {

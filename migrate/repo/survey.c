@@ -264,6 +264,28 @@ static int read_manifests(struct making *m, struct gw_upkeep *upkeep)
 	return r;
 }
 
+/* What blobs in use are told against is in use too. A manifest names all that it needs, so that it is known here. */
+static int use_bases(struct gw_survey *s)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < s->places.nsegments; i++) {
+		for (uint32_t k = 0; k < s->places.segments[i].count && r == 0; k++) {
+			const struct gw_blob_place *b = &s->places.segments[i].blobs[k], *base;
+			uint32_t segment;
+
+			if (!b->base.blobs || !gw_survey_uses(s, i, b) || !(base = gw_places_base(&s->places, &b->base, &segment)))
+				continue;
+			for (uint32_t n = 0; n < b->base.blobs && r == 0; n++) {
+				r = grow_used(s, segment, (uint64_t)base[n].slot + 1);
+				if (r == 0)
+					s->used[segment][base[n].slot / 64] |= 1ull << base[n].slot % 64;
+			}
+		}
+	}
+	return r;
+}
+
 /* ---- all of it ---- */
 
 static int count_use(struct gw_survey *s)
@@ -306,7 +328,7 @@ static int make(struct making *m, struct gw_upkeep *upkeep)
 		r = gw_listing_read(bucket, "snapshots/", &s->manifests, m->err);
 	if (r == 0)
 		r = read_manifests(m, upkeep);
-	if (r == 0 && count_use(s) < 0)
+	if (r == 0 && (use_bases(s) < 0 || count_use(s) < 0))
 		r = gw_error_set(m->err, ENOMEM, "out of memory");
 	return r;
 }

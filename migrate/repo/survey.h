@@ -19,7 +19,8 @@ struct gw_survey {
 	struct gw_pack_set marked;  /* in any mark */
 	/* Of each blob one place: in a pack that is there, and rather in one that is not marked; else where a manifest says. */
 	struct gw_places places;
-	uint64_t **used;            /* by segment: a bit a slot, set when some snapshot has the page; NULL: none */
+	/* By segment: a bit a slot, set when some snapshot has the page, and for the first of each blob that such a one is told against; NULL: none. */
+	uint64_t **used;
 	uint32_t *used_words;       /* of these */
 	uint64_t *pack_used;        /* by pack of `places`: bytes of blobs in use that lie there */
 	uint64_t pages, used_pages; /* different ones */

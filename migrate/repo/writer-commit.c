@@ -22,7 +22,7 @@ static int write_index(struct gw_snap_writer *w, struct gw_crypt *c, struct gw_e
 		const struct gw_extent x = { p->segment, 0, p->nblobs };
 
 		gw_index_add_pack(&b, p->id, p->len, 1);
-		gw_index_add_extent(&b, &w->places, &x, p->digests);
+		gw_index_add_extent(&b, &w->places, &x, p->digests, p->hooks.data);
 		w->done = p->next;
 		gw_writer_pack_free(p);
 		if (b.body.len >= GW_INDEX_TARGET)
@@ -77,7 +77,7 @@ static int make_runs(struct gw_snap_writer *w)
 }
 
 /* Adds the blob to the manifest's places. */
-static int use_blob(struct gw_snap_writer *w, uint32_t segment, const struct gw_blob_place *b)
+static int add_blob(struct gw_snap_writer *w, uint32_t segment, const struct gw_blob_place *b)
 {
 	const struct gw_pack_place *pack = &w->places.packs[b->pack];
 	struct gw_places *p = &w->manifest.places;
@@ -88,6 +88,22 @@ static int use_blob(struct gw_snap_writer *w, uint32_t segment, const struct gw_
 	if (r == 0)
 		r = gw_places_add_segment(p, w->places.segments[segment].id, &number);
 	return r < 0 ? r : gw_places_add_blob(p, number, &copy, false);
+}
+
+/* And what it is told against. */
+static int use_blob(struct gw_snap_writer *w, uint32_t segment, const struct gw_blob_place *b)
+{
+	const struct gw_blob_place *base;
+	int r = add_blob(w, segment, b);
+
+	if (r < 0 || !b->base.blobs)
+		return r;
+	base = gw_places_base(&w->places, &b->base, &segment);
+	if (!base)
+		return -EIO;
+	for (uint32_t i = 0; i < b->base.blobs && r == 0; i++)
+		r = add_blob(w, segment, &base[i]);
+	return r;
 }
 
 /* The manifest holds places of the blobs that it uses, and runs count its own segments. */

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What the files of a snapshot's writer share: the writer (writer.c), its workers and packs (writer-pack.c), its end (writer-commit.c). */
+/* What the files of a snapshot's writer share: the writer (writer.c), its workers and packs (writer-pack.c, writer-base.c), its end (writer-commit.c). */
 #ifndef GW_MIGRATE_REPO_WRITER_INTERNAL_H
 #define GW_MIGRATE_REPO_WRITER_INTERNAL_H
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <string.h>
 
 #include "lib/util.h"
-#include "migrate/repo/blob.h"
+#include "migrate/repo/base.h"
 #include "migrate/repo/dedup.h"
 #include "migrate/repo/listing.h"
+#include "migrate/repo/similar.h"
 #include "migrate/repo/writer.h"
 
 #define BATCH_PAGES 256u       /* that a worker takes at a time */
@@ -42,6 +44,7 @@ struct pack {
 	uint32_t nblobs, blobs_cap;
 	uint8_t *digests;             /* of all pages */
 	uint32_t digests_cap;         /* pages */
+	struct gw_buf hooks;          /* of all blobs */
 };
 
 struct worker {
@@ -51,6 +54,7 @@ struct worker {
 	struct pack *pack;            /* NULL: none is open */
 	unsigned staged;              /* pages of the next blob */
 	uint8_t *stage;               /* GW_BLOB_PAGES * 4096 bytes */
+	struct gw_base_reader *bases; /* NULL: none was needed */
 };
 
 struct gw_snap_writer {
@@ -65,6 +69,7 @@ struct gw_snap_writer {
 	struct gw_listing packs;      /* that were there at the beginning */
 
 	struct gw_dedup *dedup;
+	struct gw_similar *similar;   /* of blobs that were there at the beginning; never changes afterwards */
 	_Atomic(uint64_t) *map;       /* a page: segment + 1 in the high half, slot in the low; 0: zero page */
 	uint32_t *parent_segments;    /* parent's numbers to ours */
 	_Atomic(uint64_t) pages, zero, known, stored, kept, blob_bytes, put_bytes;
@@ -97,6 +102,8 @@ int gw_writer_fail(struct gw_snap_writer *w, int code, const struct gw_error *er
 int gw_writer_start(struct gw_snap_writer *w, unsigned workers, unsigned puts, struct gw_error *err);
 void gw_writer_join(struct gw_snap_writer *w);
 void gw_writer_pack_free(struct pack *p);
+/* Blobs that resemble the staged pages, whose hooks these are, with their pages, which live until the next call. False: none is known. */
+bool gw_writer_find_base(struct worker *k, const uint8_t *hooks, unsigned count, struct gw_blob_base *ret);
 
 void gw_batch_push(struct batch_list *l, struct batch *b);
 struct batch *gw_batch_pop(struct batch_list *l);

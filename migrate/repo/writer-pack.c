@@ -18,6 +18,7 @@ void gw_writer_pack_free(struct pack *p)
 	free(p->data);
 	free(p->blobs);
 	free(p->digests);
+	gw_buf_release(&p->hooks);
 	free(p);
 }
 
@@ -114,14 +115,8 @@ static enum gw_blob_effort choose_effort(struct gw_snap_writer *w)
 	return atomic_load_explicit(&w->closed_packs, memory_order_relaxed) >= w->puts ? GW_BLOB_SMALL : GW_BLOB_FAST;
 }
 
-static int seal_blob(struct worker *k)
+static int room_for_blob(struct pack *p)
 {
-	struct pack *p = k->pack;
-	struct gw_blob_place b = { .number = p->nblobs, .slot = p->slots - k->staged, .pages = k->staged, .offset = p->len };
-	int n;
-
-	if (k->staged == 0)
-		return 0;
 	if (p->nblobs == p->blobs_cap) {
 		uint32_t cap = GW_MAX(p->blobs_cap * 2, 256u);
 		struct gw_blob_place *more = realloc(p->blobs, cap * sizeof(*more));
@@ -131,11 +126,48 @@ static int seal_blob(struct worker *k)
 		p->blobs = more;
 		p->blobs_cap = cap;
 	}
-	n = gw_blob_seal(k->coder, &p->key, b.number, k->stage, k->staged, p->digests + (uint64_t)b.slot * GW_PAGE_DIGEST_LEN,
-			 choose_effort(k->w), p->data + p->len);
+	return gw_buf_reserve(&p->hooks, GW_BLOB_MAX_HOOKS * GW_HOOK_LEN) ? 0 : -ENOMEM;
+}
+
+/* What is told against others has no hooks: it can be nobody's base. */
+static int seal_staged(struct worker *k, struct gw_blob_place *b)
+{
+	struct pack *p = k->pack;
+	const size_t len = k->staged * GW_PAGE_SIZE;
+	const bool random = gw_blob_looks_random(k->stage, len);
+	uint8_t *out = p->data + p->len, *hooks = p->hooks.data + p->hooks.len;
+	struct gw_blob_base base;
+	bool found;
+	int n;
+
+	b->hooks = random ? 0 : gw_hooks_of(k->stage, len, hooks);
+	found = b->hooks && k->w->compression != GW_SNAP_FAST && gw_writer_find_base(k, hooks, b->hooks, &base);
+	n = gw_blob_seal(k->coder, &p->key, b->number, k->stage, k->staged, p->digests + (uint64_t)b->slot * GW_PAGE_DIGEST_LEN,
+			 random ? GW_BLOB_PLAIN : choose_effort(k->w), found ? &base : NULL, out);
 	if (n < 0)
 		return n;
-	b.len = (uint32_t)n;
+	if (gw_blob_has_base(out)) {
+		b->base = base.ref;
+		b->hooks = 0;
+	}
+	p->hooks.len += b->hooks * GW_HOOK_LEN;
+	b->len = (uint32_t)n;
+	return 0;
+}
+
+static int seal_blob(struct worker *k)
+{
+	struct pack *p = k->pack;
+	struct gw_blob_place b = { .number = p->nblobs, .slot = p->slots - k->staged, .pages = k->staged, .offset = p->len };
+	int r;
+
+	if (k->staged == 0)
+		return 0;
+	r = room_for_blob(p);
+	if (r == 0)
+		r = seal_staged(k, &b);
+	if (r < 0)
+		return r;
 	p->blobs[p->nblobs++] = b;
 	p->len += b.len;
 	k->staged = 0;
@@ -388,6 +420,7 @@ void gw_writer_join(struct gw_snap_writer *w)
 
 		pthread_join(k->thread, NULL);
 		gw_writer_pack_free(k->pack);
+		gw_base_reader_free(k->bases);
 		gw_blob_coder_free(k->coder);
 		free(k->stage);
 	}

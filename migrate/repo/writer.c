@@ -292,6 +292,13 @@ static int fill_info(struct gw_snap_info *info, const struct gw_snap_writer_para
 struct loading {
 	struct gw_snap_writer *w;
 	struct gw_pack_set marked; /* read before packs are listed: what is not marked then stays for longer than we may take */
+	/* Blobs with a base, and their digests: they count when that is there, which is known when all indexes were read. */
+	struct gw_buf based, digests;
+};
+
+struct based_blob {
+	struct gw_base_ref base;
+	uint32_t segment, slot, pages;
 };
 
 /* A pack is referred to only when it is there, whole, and not going to be removed. */
@@ -306,17 +313,44 @@ static enum gw_places_how pack_usable(void *self, const uint8_t id[16], uint64_t
 	return e && e->size == size && !gw_pack_set_has(&l->marked, id) ? GW_PLACES_ADD : GW_PLACES_SKIP;
 }
 
-static int take_digests(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests)
+static int claim_pages(struct gw_snap_writer *w, uint32_t segment, uint32_t slot, uint32_t pages, const uint8_t *digests)
 {
-	struct loading *l = self;
+	for (uint32_t i = 0; i < pages; i++) {
+		struct gw_page_place place = { segment, slot + i };
 
-	for (uint32_t i = 0; i < b->pages; i++) {
-		struct gw_page_place place = { segment, b->slot + i };
-
-		if (gw_dedup_claim(l->w->dedup, digests + i * GW_PAGE_DIGEST_LEN, &place) < 0)
+		if (gw_dedup_claim(w->dedup, digests + i * GW_PAGE_DIGEST_LEN, &place) < 0)
 			return -ENOMEM;
 	}
 	return 0;
+}
+
+static int take_digests(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests, const uint8_t *hooks)
+{
+	const struct based_blob based = { b->base, segment, b->slot, b->pages };
+	struct loading *l = self;
+	int r;
+
+	if (b->base.blobs) {
+		r = gw_buf_append(&l->based, &based, sizeof(based));
+		return r < 0 ? r : gw_buf_append(&l->digests, digests, (size_t)b->pages * GW_PAGE_DIGEST_LEN);
+	}
+	r = claim_pages(l->w, segment, b->slot, b->pages, digests);
+	return r < 0 ? r : gw_similar_add(l->w->similar, segment, b->slot, b->pages, hooks, b->hooks);
+}
+
+static int take_based(struct loading *l)
+{
+	const struct based_blob *b = (const struct based_blob *)l->based.data, *end = b + l->based.len / sizeof(*b);
+	const uint8_t *digests = l->digests.data;
+	uint32_t segment;
+	int r = 0;
+
+	for (; b < end && r == 0; b++) {
+		if (gw_places_base(&l->w->places, &b->base, &segment))
+			r = claim_pages(l->w, b->segment, b->slot, b->pages, digests);
+		digests += (size_t)b->pages * GW_PAGE_DIGEST_LEN;
+	}
+	return r;
 }
 
 static int load_index(struct loading *l, struct gw_error *err)
@@ -333,6 +367,8 @@ static int load_index(struct loading *l, struct gw_error *err)
 		r = gw_listing_read(w->bucket, "packs/", &w->packs, err);
 	if (r == 0)
 		r = gw_index_read_all(w->bucket, c, &w->places, &sink, err);
+	if (r == 0 && take_based(l) < 0)
+		r = gw_error_set(err, ENOMEM, "out of memory");
 	gw_crypt_free(c);
 	return r;
 }
@@ -378,6 +414,8 @@ static int load_repository(struct gw_snap_writer *w, struct gw_error *err)
 			gw_error_errno(err, r, "%s cannot be built upon", gw_snap_object(w->parent));
 	}
 	gw_pack_set_release(&l.marked);
+	gw_buf_release(&l.based);
+	gw_buf_release(&l.digests);
 	return r;
 }
 
@@ -394,7 +432,7 @@ static int begin(struct gw_snap_writer *w, const struct gw_snap_writer_params *p
 	if (workers > MAX_WORKERS || puts > MAX_PUTS || w->pack_bytes > MAX_PACK)
 		return gw_error_set(err, EINVAL, "a snapshot's writer cannot be as large");
 	w->map = calloc(w->manifest.info.pages, sizeof(*w->map));
-	if (!w->map || gw_dedup_new(&w->dedup) < 0 || make_batches(w, workers * 2 + 4) < 0)
+	if (!w->map || gw_dedup_new(&w->dedup) < 0 || gw_similar_new(&w->similar) < 0 || make_batches(w, workers * 2 + 4) < 0)
 		return gw_error_set(err, ENOMEM, "out of memory");
 	r = load_repository(w, err);
 	return r < 0 ? r : gw_writer_start(w, workers, puts, err);
@@ -449,6 +487,7 @@ void gw_snap_writer_free(struct gw_snap_writer *w)
 	free(w->parent_segments);
 	gw_listing_release(&w->packs);
 	gw_dedup_free(w->dedup);
+	gw_similar_free(w->similar);
 	gw_places_release(&w->places);
 	gw_manifest_release(&w->manifest);
 	pthread_cond_destroy(&w->changed);

@@ -5,15 +5,18 @@
 #include "lib/util.h"
 #include "migrate/repo/index.h"
 #include "migrate/repo/marks.h"
+#include "migrate/repo/similar.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static int look(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests)
+static int look(void *self, uint32_t segment, const struct gw_blob_place *b, const uint8_t *digests, const uint8_t *hooks)
 {
 	uint8_t *sum = self;
 
 	for (uint32_t i = 0; i < b->pages * GW_PAGE_DIGEST_LEN; i++)
 		*sum += digests[i];
+	for (uint32_t i = 0; i < b->hooks * GW_HOOK_LEN; i++)
+		*sum += hooks[i];
 	return 0;
 }
 

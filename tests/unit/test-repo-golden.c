@@ -21,14 +21,22 @@ static uint8_t *text_memory(void)
 	return memory;
 }
 
+/* The same a few bytes on: told against the other. */
+static uint8_t *moved_memory(void)
+{
+	uint8_t *memory = text_memory();
+
+	memmove(memory, memory + 64, 16 * GW_PAGE_SIZE - 64);
+	return memory;
+}
+
 static const struct gw_repo_secret secret = { .passphrase = "golden passphrase" };
 
-static void save_text(struct gw_repo *repo)
+static void save_text(struct gw_repo *repo, const char *name, uint8_t *memory)
 {
 	const struct gw_snap_region region = { 0, 16 * GW_PAGE_SIZE };
-	const struct gw_snap_writer_params params = { .name = "text", .regions = &region, .nregions = 1, .compression = GW_SNAP_SMALL };
+	const struct gw_snap_writer_params params = { .name = name, .regions = &region, .nregions = 1, .compression = GW_SNAP_SMALL };
 	struct gw_error err = GW_ERROR_INIT;
-	uint8_t *memory = text_memory();
 	struct gw_snap_writer *w;
 
 	assert_int_equal(gw_snap_writer_new(repo, &params, &w, &err), 0);
@@ -38,7 +46,7 @@ static void save_text(struct gw_repo *repo)
 	free(memory);
 }
 
-/* Two generations: the second has three other pages, and keeps the rest by reference. And a snapshot by the other compression. */
+/* Two generations: the second has three other pages, and keeps the rest by reference. A snapshot by the other compression. And one that resembles this. */
 static void make_golden(const char *dir)
 {
 	const struct gw_repo_params params = { .scrypt = { 1024, 8, 1 }, .label = "golden" };
@@ -64,7 +72,8 @@ static void make_golden(const char *dir)
 	assert_int_equal(gw_snap_writer_commit(w, NULL, &err), 0);
 	gw_snap_writer_free(w);
 	gw_snap_free(s);
-	save_text(repo);
+	save_text(repo, "text", text_memory());
+	save_text(repo, "moved", moved_memory());
 	gw_repo_free(repo);
 	free(memory);
 }
@@ -83,10 +92,10 @@ static struct gw_repo *open_golden(const char *name)
 	return repo;
 }
 
-static void version_1(void **state)
+static void holds(const char *name)
 {
 	uint8_t *memory = repo_memory(PAGES, 1), *text = text_memory();
-	struct gw_repo *repo = open_golden("repo-v1");
+	struct gw_repo *repo = open_golden(name);
 	struct gw_error err = GW_ERROR_INIT;
 	struct gw_repo_key *keys;
 	struct gw_snap *s;
@@ -114,9 +123,32 @@ static void version_1(void **state)
 	free(text);
 }
 
+static void version_1(void **state)
+{
+	holds("repo-v1");
+}
+
+static void version_2(void **state)
+{
+	uint8_t *moved = moved_memory();
+	struct gw_error err = GW_ERROR_INIT;
+	struct gw_repo *repo;
+	struct gw_snap *s;
+
+	holds("repo-v2");
+	repo = open_golden("repo-v2");
+	repo_assert_holds(repo, "moved", 0, moved, 16);
+	assert_int_equal(gw_snap_open(repo, "moved", 0, &s, &err), 0);
+	assert_int_equal(gw_snap_manifest(s)->places.nsegments, 2);
+	assert_int_equal(gw_snap_manifest(s)->places.segments[0].blobs[0].base.blobs + gw_snap_manifest(s)->places.segments[1].blobs[0].base.blobs, 1);
+	gw_snap_free(s);
+	gw_repo_free(repo);
+	free(moved);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(version_1) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(version_1), cmocka_unit_test(version_2) };
 	const char *dir = getenv("GODWIT_MAKE_GOLDEN");
 
 	if (dir) {
