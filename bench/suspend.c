@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Saving RAM to a repository and bringing it back, natively: bench-suspend [--kind random|text] [--workers N] [--fill MIB] [--kept] URL MIB. With --kept URL
+ * Saving RAM to a repository and bringing it back, natively: bench-suspend [--kind random|text] [--from FILE] [--workers N] [--fill MIB] [--kept] URL MIB. With --kept URL
  * is a new folder's path, and the repository in it is served to this process over loopback, as by another host's agent. Of MIB of RAM so much is filled (all;
- * the rest is zero), with what does not compress or with what programs' memory is like. Makes the repository in an empty URL. The figures go to stderr for
+ * the rest is zero), with what does not compress or with what programs' memory is like, or with a file's content. Makes the repository in an empty URL. The figures go to stderr for
  * people, and as one JSON object to stdout; "save" ends when the snapshot is durable.
  */
 #include <getopt.h>
@@ -49,6 +49,19 @@ static void fill(uint8_t *memory, size_t len, bool text)
 			v = (v & 0xff) * 0x1003f1000307ull + (v >> 60);
 		memcpy(memory + i, &v, 8);
 	}
+}
+
+/* RAM is what the file holds; returns bytes. */
+static uint64_t fill_from(uint8_t *memory, uint64_t len, const char *path)
+{
+	FILE *f = fopen(path, "re");
+	uint64_t n = f ? fread(memory, 1, len, f) : 0;
+
+	if (n == 0 || n % GW_PAGE_SIZE || fclose(f)) {
+		fprintf(stderr, "bench-suspend: %s cannot be read, or is no RAM\n", path);
+		exit(1);
+	}
+	return n;
 }
 
 /*
@@ -219,14 +232,14 @@ static void touch_lazily(struct bench *b)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = { { "kind", 1, NULL, 'k' }, { "workers", 1, NULL, 'w' }, { "fill", 1, NULL, 'f' },
-						 { "kept", 0, NULL, 'r' }, { NULL, 0, NULL, 0 } };
+	static const struct option options[] = { { "kind", 1, NULL, 'k' }, { "from", 1, NULL, 'i' }, { "workers", 1, NULL, 'w' },
+						 { "fill", 1, NULL, 'f' }, { "kept", 0, NULL, 'r' }, { NULL, 0, NULL, 0 } };
 	struct gw_repo_secret secret = { .passphrase = "of a benchmark" };
 	struct gw_error err = GW_ERROR_INIT;
 	struct bench b = { 0 };
 	struct gw_snap *s;
 	bool text = false, kept = false;
-	const char *url;
+	const char *url, *from = NULL;
 	struct gw_ticket ticket;
 	uint64_t fill_mib = 0;
 	int o;
@@ -234,6 +247,8 @@ int main(int argc, char **argv)
 	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (o == 'k')
 			text = strcmp(optarg, "text") == 0;
+		else if (o == 'i')
+			from = optarg;
 		else if (o == 'w')
 			b.workers = (unsigned)strtoul(optarg, NULL, 10);
 		else if (o == 'r')
@@ -255,7 +270,10 @@ int main(int argc, char **argv)
 	b.filled = fill_mib ? fill_mib * 256 : b.pages;
 	if (gw_ram_new(b.pages * GW_PAGE_SIZE, b.pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &b.ram, &err) < 0)
 		die_of(&err);
-	fill(memory(&b), b.filled * GW_PAGE_SIZE, text);
+	if (from)
+		b.filled = fill_from(memory(&b), b.pages * GW_PAGE_SIZE, from) / GW_PAGE_SIZE;
+	else
+		fill(memory(&b), b.filled * GW_PAGE_SIZE, text);
 	if (gw_repo_init(url, &secret, NULL, &err) < 0 || gw_repo_open(url, &secret, &b.repo, &err) < 0)
 		die_of(&err);
 	save(&b, "save", NULL, 0);

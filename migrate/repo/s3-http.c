@@ -5,10 +5,13 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "lib/clock.h"
 #include "lib/util.h"
@@ -23,6 +26,7 @@
 struct slot {
 	CURLM *multi;
 	CURL *easy;
+	int socket; /* of its connection; -1: none */
 	struct slot *next;
 };
 
@@ -131,6 +135,7 @@ static struct slot *take_slot(struct gw_s3_http *h)
 		s = calloc(1, sizeof(*s));
 		if (!s)
 			return NULL;
+		s->socket = -1;
 		s->multi = curl_multi_init();
 		s->easy = curl_easy_init();
 		if (!s->multi || !s->easy) {
@@ -171,11 +176,41 @@ static size_t refuse(struct run *r, int code, const char *why)
 	return 0;
 }
 
+/*
+ * A server that sends head and body one after the other, and does not set TCP_NODELAY (so Ceph's gateway by default), holds the end of the body back until
+ * the head was acknowledged (RFC 896); the kernel would acknowledge 40 ms later, in the hope of something to send with it (RFC 1122, 4.2.3.2).
+ */
+static void acknowledge(const struct slot *s)
+{
+	const int one = 1;
+
+	if (s->socket >= 0)
+		setsockopt(s->socket, IPPROTO_TCP, TCP_QUICKACK, &one, sizeof(one));
+}
+
+/* curl tells the socket of a connection that goes on only when it is made, and when it is closed. */
+static int on_socket(void *self, curl_socket_t socket, curlsocktype purpose)
+{
+	((struct slot *)self)->socket = socket;
+	return CURL_SOCKOPT_OK;
+}
+
+static int on_close(void *self, curl_socket_t socket)
+{
+	struct slot *s = self;
+
+	if (s->socket == socket)
+		s->socket = -1;
+	return close(socket);
+}
+
 /* Called by curl with one line. */
 static size_t on_header(char *data, size_t size, size_t n, void *self)
 {
 	struct run *r = self;
 
+	if (r->head_bytes == 0)
+		acknowledge(r->slot);
 	r->head_bytes += n;
 	if (r->head_bytes > MAX_HEAD)
 		return refuse(r, EPROTO, "its headers are too long");
@@ -322,6 +357,10 @@ static bool prepare(struct gw_s3_http *h, struct run *r)
 		ok &= curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, MIN_RATE) == CURLE_OK;
 		ok &= curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)h->stall_s) == CURLE_OK;
 	}
+	ok &= curl_easy_setopt(c, CURLOPT_SOCKOPTFUNCTION, on_socket) == CURLE_OK;
+	ok &= curl_easy_setopt(c, CURLOPT_SOCKOPTDATA, r->slot) == CURLE_OK;
+	ok &= curl_easy_setopt(c, CURLOPT_CLOSESOCKETFUNCTION, on_close) == CURLE_OK;
+	ok &= curl_easy_setopt(c, CURLOPT_CLOSESOCKETDATA, r->slot) == CURLE_OK;
 	ok &= curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header) == CURLE_OK;
 	ok &= curl_easy_setopt(c, CURLOPT_HEADERDATA, r) == CURLE_OK;
 	ok &= curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body) == CURLE_OK;

@@ -248,6 +248,8 @@ def run(where, server, trials, seed):
                 while number <= trials:
                     for result in all_.round(number):
                         counts[result] += 1
+                    if number and number % 10 == 0:
+                        print(f"     {where}: {number} of {trials} rounds, {sum(counts.values())} trials", flush=True)
                     number += 1
             except (Failed, subprocess.TimeoutExpired) as e:
                 failed += 1
