@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* What new pages are told against: blobs that were stored before this snapshot was begun, and resemble them. See writer-internal.h. */
+#include <string.h>
+
 #include "migrate/repo/writer-internal.h"
 
 bool gw_writer_find_base(struct worker *k, const uint8_t *hooks, unsigned count, struct gw_blob_base *ret)
