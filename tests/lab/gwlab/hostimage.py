@@ -14,9 +14,9 @@ from .kernels import Kernel, module_bytes
 from .paths import bin_dir, cache_dir
 from .programs import program, shared_libraries
 
-KERNEL = "6.12-cloud"
+KERNEL = os.environ.get("HOST_KERNEL") or "6.12-cloud"
 BUSYBOX = Path("/usr/bin/busybox")
-MODULES = ["irqbypass", "kvm", "kvm-amd", "kvm-intel", "failover", "net_failover", "virtio_net", "stp", "llc", "bridge", "tun",
+MODULES = ["virtio_pci", "irqbypass", "kvm", "kvm-amd", "kvm-intel", "failover", "net_failover", "virtio_net", "stp", "llc", "bridge", "tun",
            "vhost_net", "aesni-intel", "tls", "virtio_rng", "virtio_blk", "loop"]
 # Absent in some kernels, or built in there.
 OPTIONAL_MODULES = ["vhost_vsock", "sch_netem", "sch_tbf", "gcm", "ccm", "chacha20poly1305"]
