@@ -7,7 +7,7 @@ lab: a Linux guest of 512 MiB with 300 MiB that do not compress is suspended on 
 to a file) in turn; then Godwit's with 2 GiB. "first tick" is from the command to the first answer that a client outside gets; the guest is idle, and checks its memory when it is asked. Then two small guests of one image
 are suspended, and one of them twice; and one of 512 MiB is cloned, once and eight times, on a host that shares memory.
 native: 2 GiB of RAM, 1.8 GiB of it random, to a directory and to an S3 server (Ceph's gateway), against QEMU without a guest whose RAM is the same, to a file; and memory
-that is touched page by page after a resume, against the same bytes read eagerly.
+that is touched page by page after a resume, against the same bytes read eagerly. "Linux": the RAM of a guest that has read all of its disk, saved by us and, where it is, by QEMU.
 """
 
 import argparse
