@@ -53,7 +53,7 @@ test: deps
 		'fuzz=$(sub) fuzz FUZZ_SECONDS=3' \
 		'model=tests/model/check' \
 		's3=tests/s3/test-rgw.py' \
-		'kill=tests/kill/test-kill.py --trials 5' \
+		'kill=tests/kill/test-kill.py --trials 3' \
 		$(foreach t,$(LAB_TESTS),'lab-$(t)=tests/lab/test-$(t).py$(if $(filter faults,$(t)), --brief)')
 .PHONY: check-headers
 check-headers: $(GEN_H)
