@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "agent/arrive.h"
 #include "agent/depart.h"
@@ -498,6 +499,21 @@ static void end_resume_locked(struct gw_guest *g, int pidfd)
 		(void)gw_process_kill(pidfd, lock, gw_now_ns());
 }
 
+/* -ESRCH when nothing holds the lock. One that is dying may hold it for a while after /proc shows its descriptors no more. */
+static int find_vmm(struct gw_guest *g, const char *lock, pid_t *pid, int *pidfd)
+{
+	uint64_t deadline = gw_now_ns() + 10 * GW_NS_PER_SEC;
+	int r = gw_process_find(lock, pid, pidfd);
+
+	if (r == -ESRCH && gw_process_alive(lock) != 0)
+		gw_info("VM %s: something holds its lock that is not to be found; waiting for its end", g->name);
+	while (r == -ESRCH && gw_process_alive(lock) != 0 && gw_now_ns() < deadline) {
+		usleep(1000);
+		r = gw_process_find(lock, pid, pidfd);
+	}
+	return r;
+}
+
 void gw_watch_adopt(struct gw_guest *g)
 {
 	gw_autofree char *lock = gw_guest_path(g, "lock");
@@ -507,7 +523,7 @@ void gw_watch_adopt(struct gw_guest *g)
 	bool undo, live, ended, moved;
 	pid_t pid = 0;
 
-	r = lock ? gw_process_find(lock, &pid, &pidfd) : -ENOMEM;
+	r = lock ? find_vmm(g, lock, &pid, &pidfd) : -ENOMEM;
 	pthread_mutex_lock(&g->lock);
 	before = g->record->state;
 	if (r == 0) {

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "agent-ksmd.h"
@@ -238,7 +239,12 @@ static void kill_wanted(pid_t pid, const char *cmdline, size_t len, void *arg)
 	struct wanted *w = arg;
 
 	if (memmem(cmdline, len, w->control, strlen(w->control))) {
+		gw_autofd pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+		struct pollfd p = { .fd = pidfd, .events = POLLIN };
+
 		kill(pid, SIGKILL);
+		/* An agent that starts now finds none, not one that is dying. */
+		assert_true(pidfd < 0 || poll(&p, 1, 60000) == 1);
 		w->found = true;
 	}
 }

@@ -67,7 +67,7 @@ void agent_vm_state(struct agent_lab *lab, unsigned host, const char *vm, char s
 bool agent_wait_state(struct agent_lab *lab, unsigned host, const char *vm, const char *state);
 /* How many VMM processes of the lab live. */
 unsigned agent_vmms(struct agent_lab *lab);
-/* SIGKILL to the VMM of a VM on a host; false when there is none. */
+/* SIGKILL to the VMM of a VM on a host, which is dead then; false when there is none. */
 bool agent_kill_vmm(struct agent_lab *lab, unsigned host, const char *vm);
 /* True when two VMMs ever ran the VM at the same time. */
 bool agent_two_ran(struct agent_lab *lab, const char *vm);

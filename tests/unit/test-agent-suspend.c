@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/wait.h>
 
 #include "agent-host.h"
 #include "agent/cli-repo.h"
@@ -396,6 +397,50 @@ static void nobody_saw_it_run(void **state)
 	check(agent_cli(&lab, 0, NULL, 0, "resume v --force %s", from) == 0);
 }
 
+/* Holds the lock of a VM as a process does that is dying, by no descriptor that an agent could find, until the agent says that it waits. */
+static pid_t hold_lock(void)
+{
+	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	uint64_t deadline = gw_now_ns() + 60 * GW_NS_PER_SEC;
+	bool waits = false;
+	char path[240];
+	pid_t pid;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/vms/v/lock", lab.h[0].state);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	check(fd >= 0 && fcntl(fd, F_OFD_SETLK, &whole) == 0);
+	pid = fork();
+	check(pid >= 0);
+	while (pid == 0 && !waits && gw_now_ns() < deadline) {
+		gw_autofree char *text = NULL;
+		size_t len;
+
+		usleep(1000);
+		waits = gw_read_file(lab.h[0].log, 8 << 20, &text, &len, NULL) == 0 && strstr(text, "waiting for its end");
+	}
+	if (pid == 0)
+		_exit(waits ? 0 : 1);
+	close(fd);
+	return pid;
+}
+
+/* The agent starts when the VMM is dead and the kernel has not let go of its lock: it waits for that. */
+static void a_lock_outlives_its_vmm(void **state)
+{
+	char out[2048];
+	int status;
+	pid_t pid;
+
+	agent_host_kill(&lab, 0, SIGKILL);
+	check(agent_kill_vmm(&lab, 0, "v"));
+	pid = hold_lock();
+	agent_host_start(&lab, 0, NULL);
+	check(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	check(agent_wait_state(&lab, 0, "v", "stopped"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "start v") == 0);
+}
+
 static void the_agent_dies_meanwhile(void **state)
 {
 	restart_vm("save-state=delay:1500");
@@ -459,6 +504,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(it_is_paused_while_its_memory_comes, begin, end),
 		cmocka_unit_test_setup_teardown(killed_on_the_way, begin, end),
 		cmocka_unit_test_setup_teardown(nobody_saw_it_run, begin, end),
+		cmocka_unit_test_setup_teardown(a_lock_outlives_its_vmm, begin, end),
 		cmocka_unit_test_setup_teardown(the_agent_dies_meanwhile, begin, end),
 	};
 	int status;
