@@ -7,6 +7,7 @@
  */
 #include <getopt.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,9 @@
 #include "migrate/repo/writer.h"
 #include "tests/unit/repo-host.h"
 
+#define WARM_STEP (8ull << 20)
+#define WARM_AHEAD (64ull << 20)
+#define READ_PAGES 4096ull /* at a time, by each who reads eagerly */
 #define READERS 2u /* as many as this bench's machine has processors: what is read eagerly has them all */
 
 static void die_of(const struct gw_error *err)
@@ -65,19 +69,46 @@ static uint64_t fill_from(uint8_t *memory, uint64_t len, const char *path)
 }
 
 /*
- * So much memory was touched a moment ago: on a virtual machine the first touch of what its host has to find first takes many times as long as the
- * second, and would fall to whichever part comes to it.
+ * Memory that was touched a moment ago, given back to the kernel a little before it is used: on a virtual machine whose host is told of free pages
+ * (free page reporting, every 2 s) the first touch of what the host has to find again takes many times as long as the second, and would fall to whichever
+ * part comes to it.
  */
-static void warm(uint64_t bytes)
-{
-	uint8_t *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+struct warm {
+	uint8_t *p;
+	uint64_t bytes;
+	_Atomic uint64_t given;
+};
 
-	if (p == MAP_FAILED)
+/* `huge`: as RAM that is written from here; else in the pages that userfaultfd places, of which the kernel takes others. */
+static void warm_new(struct warm *w, uint64_t bytes, bool huge)
+{
+	w->p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	w->bytes = bytes;
+	w->given = 0;
+	if (w->p == MAP_FAILED)
 		exit(1);
-	gw_ram_advise(p, bytes);
+	if (huge)
+		gw_ram_advise(w->p, bytes);
+	else
+		(void)madvise(w->p, bytes, MADV_NOHUGEPAGE);
 	for (uint64_t i = 0; i < bytes; i += GW_PAGE_SIZE)
-		p[i] = 1;
-	munmap(p, bytes);
+		w->p[i] = 1;
+}
+
+/* So many bytes have been used, in all. */
+static void warm_give(struct warm *w, uint64_t used)
+{
+	uint64_t until = GW_MIN(w->bytes, GW_ALIGN_DOWN(used, WARM_STEP) + WARM_AHEAD), given = w->given;
+
+	while (given < until && !atomic_compare_exchange_weak(&w->given, &given, until))
+		;
+	if (given < until)
+		(void)madvise(w->p + given, until - given, MADV_DONTNEED);
+}
+
+static void warm_end(struct warm *w)
+{
+	munmap(w->p, w->bytes);
 }
 
 struct bench {
@@ -124,7 +155,6 @@ static void save(struct bench *b, const char *what, struct gw_snap *parent, uint
 	struct gw_snap_writer *w;
 	char key[48];
 
-	warm(b->pages * GW_PAGE_SIZE);
 	begin = gw_now_ns();
 	if (gw_snap_writer_new(b->repo, &params, &w, &err) < 0)
 		die_of(&err);
@@ -151,6 +181,8 @@ static void save(struct bench *b, const char *what, struct gw_snap *parent, uint
 
 struct part {
 	pthread_t thread;
+	struct warm *warm;
+	_Atomic uint64_t *done; /* pages, by all */
 	struct gw_snap *snap;
 	uint64_t first, count;
 	uint8_t *into;
@@ -161,8 +193,13 @@ static void *read_part(void *arg)
 	struct gw_error err = GW_ERROR_INIT;
 	struct part *p = arg;
 
-	if (gw_snap_read(p->snap, p->first, p->count, p->into, &err) < 0)
-		die_of(&err);
+	for (uint64_t i = 0; i < p->count; i += READ_PAGES) {
+		uint64_t n = GW_MIN(p->count - i, READ_PAGES);
+
+		if (gw_snap_read(p->snap, p->first + i, n, p->into + i * GW_PAGE_SIZE, &err) < 0)
+			die_of(&err);
+		warm_give(p->warm, (*p->done += n) * GW_PAGE_SIZE);
+	}
 	return NULL;
 }
 
@@ -171,17 +208,20 @@ static void read_eagerly(struct bench *b, struct gw_snap *s)
 {
 	struct gw_error err = GW_ERROR_INIT;
 	struct part parts[READERS];
+	_Atomic uint64_t done = 0;
 	struct gw_ram *copy;
+	struct warm warm;
 	uint64_t begin;
 
-	warm(b->pages * GW_PAGE_SIZE);
+	warm_new(&warm, b->pages * GW_PAGE_SIZE, true);
 	if (gw_ram_new(b->pages * GW_PAGE_SIZE, b->pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &copy, &err) < 0)
 		die_of(&err);
 	begin = gw_now_ns();
+	warm_give(&warm, 0);
 	for (unsigned i = 0; i < READERS; i++) {
 		uint64_t first = b->filled * i / READERS, end = b->filled * (i + 1) / READERS;
 
-		parts[i] = (struct part){ .snap = s, .first = first, .count = end - first, .into = gw_ram_page(copy, first) };
+		parts[i] = (struct part){ .warm = &warm, .done = &done, .snap = s, .first = first, .count = end - first, .into = gw_ram_page(copy, first) };
 		if (pthread_create(&parts[i].thread, NULL, read_part, &parts[i]) != 0)
 			exit(1);
 	}
@@ -191,6 +231,7 @@ static void read_eagerly(struct bench *b, struct gw_snap *s)
 	if (memcmp(gw_ram_page(copy, 0), memory(b), b->filled * GW_PAGE_SIZE) != 0)
 		exit(3);
 	gw_ram_free(copy);
+	warm_end(&warm);
 }
 
 /* As a VM is resumed: from the opening to the first page that somebody waits for; then each page is touched, one after the other. */
@@ -203,8 +244,9 @@ static void touch_lazily(struct bench *b)
 	struct gw_snap *s;
 	uint64_t begin, touch, sum = 0;
 	const volatile uint8_t *p;
+	struct warm warm;
 
-	warm(b->pages * GW_PAGE_SIZE);
+	warm_new(&warm, b->pages * GW_PAGE_SIZE, false);
 	begin = gw_now_ns();
 	if (gw_ram_new(b->pages * GW_PAGE_SIZE, b->pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &copy, &err) < 0 ||
 	    gw_snap_open(b->repo, "bench", 0, &s, &err) < 0 || gw_lazy_new(copy, s, NULL, &lazy, &err) < 0)
@@ -215,8 +257,10 @@ static void touch_lazily(struct bench *b)
 	if (gw_lazy_background(lazy, NULL, 0) < 0)
 		exit(1);
 	touch = gw_now_ns();
-	for (uint64_t i = 0; i < b->pages; i++)
+	for (uint64_t i = 0; i < b->pages; i++) {
+		warm_give(&warm, i * GW_PAGE_SIZE);
 		sum += p[i * GW_PAGE_SIZE];
+	}
 	tell_time(b, "lazy_touch", touch, b->filled * GW_PAGE_SIZE);
 	while (!gw_lazy_wait(lazy, false, gw_now_ns() + GW_NS_PER_SEC))
 		;
@@ -228,6 +272,7 @@ static void touch_lazily(struct bench *b)
 	gw_lazy_free(lazy);
 	gw_snap_free(s);
 	gw_ram_free(copy);
+	warm_end(&warm);
 }
 
 int main(int argc, char **argv)
