@@ -79,18 +79,14 @@ struct warm {
 	_Atomic uint64_t given;
 };
 
-/* `huge`: as RAM that is written from here; else in the pages that userfaultfd places, of which the kernel takes others. */
-static void warm_new(struct warm *w, uint64_t bytes, bool huge)
+static void warm_new(struct warm *w, uint64_t bytes)
 {
 	w->p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	w->bytes = bytes;
 	w->given = 0;
 	if (w->p == MAP_FAILED)
 		exit(1);
-	if (huge)
-		gw_ram_advise(w->p, bytes);
-	else
-		(void)madvise(w->p, bytes, MADV_NOHUGEPAGE);
+	gw_ram_advise(w->p, bytes);
 	for (uint64_t i = 0; i < bytes; i += GW_PAGE_SIZE)
 		w->p[i] = 1;
 }
@@ -213,7 +209,7 @@ static void read_eagerly(struct bench *b, struct gw_snap *s)
 	struct warm warm;
 	uint64_t begin;
 
-	warm_new(&warm, b->pages * GW_PAGE_SIZE, true);
+	warm_new(&warm, b->pages * GW_PAGE_SIZE);
 	if (gw_ram_new(b->pages * GW_PAGE_SIZE, b->pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &copy, &err) < 0)
 		die_of(&err);
 	begin = gw_now_ns();
@@ -246,7 +242,7 @@ static void touch_lazily(struct bench *b)
 	const volatile uint8_t *p;
 	struct warm warm;
 
-	warm_new(&warm, b->pages * GW_PAGE_SIZE, false);
+	warm_new(&warm, b->pages * GW_PAGE_SIZE);
 	begin = gw_now_ns();
 	if (gw_ram_new(b->pages * GW_PAGE_SIZE, b->pages * GW_PAGE_SIZE, UINT64_MAX & ~4095ull, &copy, &err) < 0 ||
 	    gw_snap_open(b->repo, "bench", 0, &s, &err) < 0 || gw_lazy_new(copy, s, NULL, &lazy, &err) < 0)

@@ -12,6 +12,7 @@
 #define GW_LAZY_RANGES 64       /* of one fetch */
 #define GW_LAZY_MAX_TOUCHED (1u << 16) /* ranges that are remembered */
 #define GW_LAZY_PAGES 1024u     /* of one fetch */
+#define GW_LAZY_BLOCK_PAGES 512u /* that make a huge page */
 #define GW_LAZY_MIN_PAGES 64u   /* of one after somebody touched memory elsewhere */
 #define GW_LAZY_MAX_WINDOW 64u  /* pages that are fetched around one that somebody waits for */
 
@@ -87,6 +88,18 @@ void gw_lazy_unclaim(struct gw_lazy *l, const struct gw_lazy_work *work);
 /* lazy.c: places verified bytes. 0 or -errno. */
 int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8_t *from);
 
+/*
+ * lazy-huge.c: of what nobody waits for, blocks of 2 MiB that are all content are put together aside and moved in as one huge page (UFFDIO_MOVE, Linux 6.8):
+ * neither copied by the kernel nor page by page, and the guest has the huge page that it had before it was saved. One a thread. -ENOMEM.
+ */
+struct gw_lazy_huge;
+int gw_lazy_huge_new(struct gw_lazy *l, struct gw_lazy_huge **ret);
+void gw_lazy_huge_free(struct gw_lazy_huge *h);
+/* Which blocks of the work are put together; those of the last one are forgotten. */
+void gw_lazy_huge_begin(struct gw_lazy_huge *h, const struct gw_lazy_work *work);
+/* Pages that came. 1: it has them; 0: they are of no such block, and not taken; or -errno. */
+int gw_lazy_huge_take(struct gw_lazy_huge *h, uint64_t page, uint64_t count, const uint8_t *data);
+
 /* lazy-share.c: pages that the host's page store has, or is given (ksm/lineage.h). One a thread. -ENOMEM. */
 struct gw_lazy_share;
 int gw_lazy_share_new(struct gw_lazy *l, struct gw_lazy_share **ret);
@@ -95,7 +108,7 @@ void gw_lazy_share_free(struct gw_lazy_share *s);
 void gw_lazy_share_find(struct gw_lazy_share *s, struct gw_lazy_work *work);
 /* What is fetched of this work is to be gathered, so that it can be mapped. False: it is placed as it comes. */
 bool gw_lazy_share_gathers(struct gw_lazy_share *s, const struct gw_lazy_work *work);
-void gw_lazy_share_gather(struct gw_lazy_share *s, uint64_t page, const void *data);
+void gw_lazy_share_gather(struct gw_lazy_share *s, uint64_t page, uint64_t count, const uint8_t *data);
 /* Brings what was gathered to the store and maps it; what cannot be is placed. `all`: nothing is missing. 0 or -errno. */
 int gw_lazy_share_give(struct gw_lazy_share *s, bool all);
 /* Pages that were placed are given as well, once there are many, or with gw_lazy_share_flush(). */

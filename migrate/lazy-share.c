@@ -186,12 +186,12 @@ bool gw_lazy_share_gathers(struct gw_lazy_share *s, const struct gw_lazy_work *w
 	return s->data != NULL;
 }
 
-void gw_lazy_share_gather(struct gw_lazy_share *s, uint64_t page, const void *data)
+void gw_lazy_share_gather(struct gw_lazy_share *s, uint64_t page, uint64_t count, const uint8_t *data)
 {
 	for (unsigned i = 0; i < s->count; i++) {
-		if (s->page[i] != page)
+		if (s->page[i] < page || s->page[i] - page >= count)
 			continue;
-		memcpy(s->data[i], data, GW_PAGE_SIZE);
+		memcpy(s->data[i], data + ((s->page[i] - page) << GW_PAGE_SHIFT), GW_PAGE_SIZE);
 		s->done[i] = true;
 	}
 }

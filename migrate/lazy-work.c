@@ -192,6 +192,33 @@ static bool next_fault(struct gw_lazy *l, struct gw_lazy_work *w)
 	return false;
 }
 
+/* The next fetch begins with a block that can be a huge page, if there are whole ones. */
+static void end_with_a_block(struct gw_lazy *l, struct gw_lazy_work *w)
+{
+	struct gw_snap_range *last = &w->ranges[w->count - 1];
+	uint64_t over = (last->page + last->count) % GW_LAZY_BLOCK_PAGES;
+
+	if (over == 0 || over >= last->count || w->pages < over + GW_LAZY_BLOCK_PAGES)
+		return;
+	last->count -= over;
+	w->pages -= over;
+	l->cursor = last->page + last->count;
+	for (uint64_t page = l->cursor; page < l->cursor + over; page++)
+		clear_bit(l->claimed, page);
+}
+
+static void next_by_number(struct gw_lazy *l, struct gw_lazy_work *w)
+{
+	l->cursor = claim(l, l->cursor, gw_ram_pages(l->ram), l->stride, w);
+	/* It may have begun in the middle. */
+	if (w->count == 0 && !l->around) {
+		l->around = true;
+		l->cursor = claim(l, 0, gw_ram_pages(l->ram), l->stride, w);
+	}
+	if (w->count > 0)
+		end_with_a_block(l, w);
+}
+
 static bool next_background(struct gw_lazy *l, struct gw_lazy_work *w)
 {
 	while (l->order_at < l->norder && w->pages < ORDER_PAGES && w->count < GW_LAZY_RANGES) {
@@ -204,12 +231,7 @@ static bool next_background(struct gw_lazy *l, struct gw_lazy_work *w)
 		l->order_done = 0;
 	}
 	if (w->count == 0)
-		l->cursor = claim(l, l->cursor, gw_ram_pages(l->ram), l->stride, w);
-	/* It may have begun in the middle. */
-	if (w->count == 0 && !l->around) {
-		l->around = true;
-		l->cursor = claim(l, 0, gw_ram_pages(l->ram), l->stride, w);
-	}
+		next_by_number(l, w);
 	l->stride = GW_MIN(l->stride * 2, GW_LAZY_PAGES);
 	return w->count > 0;
 }

@@ -19,9 +19,9 @@
 #include "migrate/repo/blob.h"
 #include "migrate/repo/touch.h"
 
-#define BLOCK_PAGES 512u /* 2 MiB */
 #define FAULTS_A_READ 32
-#define PLACE_PAGES 64u  /* at a time */
+#define PLACE_PAGES 64u  /* at a time, of what was gathered */
+#define PLACE_DIRECTLY 4u /* so many that lie in one blob are not gathered */
 #define BACKGROUND_NICE 15
 #define FIRST_BACKOFF (100 * GW_NS_PER_MS)
 #define LONGEST_BACKOFF (5 * GW_NS_PER_SEC)
@@ -42,12 +42,12 @@ static int register_region(struct gw_lazy *l, const struct gw_ram_region *r, str
 	int e = 0;
 
 	while (at < pages && e == 0) {
-		uint64_t end = GW_MIN(at + BLOCK_PAGES, pages);
+		uint64_t end = GW_MIN(at + GW_LAZY_BLOCK_PAGES, pages);
 		bool content = has_content(l, r->first_page + at, r->first_page + end);
 
 		if (!content)
 			from = end;
-		if (content && (end == pages || !has_content(l, r->first_page + end, r->first_page + GW_MIN(end + BLOCK_PAGES, pages))))
+		if (content && (end == pages || !has_content(l, r->first_page + end, r->first_page + GW_MIN(end + GW_LAZY_BLOCK_PAGES, pages))))
 			e = gw_uffd_register_missing(l->uffd, (uintptr_t)r->hva + (from << GW_PAGE_SHIFT), (end - from) << GW_PAGE_SHIFT);
 		at = end;
 	}
@@ -148,7 +148,7 @@ static void *handler_main(void *arg)
 
 /* ---- fetching ---- */
 
-/* Pages that a fetch delivers one by one, gathered to be placed together. */
+/* What a fetch delivers. */
 struct placing {
 	struct gw_lazy *l;
 	uint64_t first, count;
@@ -157,6 +157,7 @@ struct placing {
 	uint64_t first_ns; /* when the first were placed; 0: not yet */
 	uint8_t *data;
 	struct gw_lazy_share *share; /* NULL: memory is not shared */
+	struct gw_lazy_huge *huge;   /* NULL: for those who wait */
 	bool gathering;
 };
 
@@ -185,39 +186,60 @@ int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8
 	return r;
 }
 
-static int place(struct placing *p)
+static int place_all(struct placing *p, uint64_t first, uint64_t count, const uint8_t *data)
 {
-	if (p->count > 0 && p->error == 0) {
-		p->error = gw_lazy_place(p->l, p->first, p->count, p->data);
-		if (p->first_ns == 0)
-			p->first_ns = gw_now_ns();
-		if (p->error == 0 && p->share)
-			gw_lazy_share_placed(p->share, p->first, p->count, p->data);
-	}
-	p->count = 0;
+	p->error = gw_lazy_place(p->l, first, count, data);
+	if (p->first_ns == 0)
+		p->first_ns = gw_now_ns();
+	if (p->error == 0 && p->share)
+		gw_lazy_share_placed(p->share, first, count, data);
 	return p->error;
 }
 
-static int take_page(void *self, uint64_t page, const void *data)
+/* What was gathered. */
+static int place(struct placing *p)
 {
-	struct placing *p = self;
-	bool full;
-	int r;
+	uint64_t count = p->count;
 
-	if (p->gathering) {
-		gw_lazy_share_gather(p->share, page, data);
-		return 0;
+	p->count = 0;
+	return count > 0 && p->error == 0 ? place_all(p, p->first, count, p->data) : p->error;
+}
+
+/* Most come as whole blobs, and are placed from where they were decrypted; of pages that lie scattered those that follow one another are gathered. */
+static int take_some(struct placing *p, uint64_t page, uint64_t count, const uint8_t *data)
+{
+	int r = p->huge ? gw_lazy_huge_take(p->huge, page, count, data) : 0;
+
+	if (r != 0) {
+		p->error = GW_MIN(r, 0);
+		return p->error;
 	}
 	/* Who waits goes on as soon as the blob is there that has the page. */
-	full = p->count == PLACE_PAGES || (p->urgent && page % GW_BLOB_PAGES == 0);
-	r = p->count && (page != p->first + p->count || full) ? place(p) : 0;
-
-	if (r < 0)
-		return r;
+	if (p->count && (page != p->first + p->count || p->count + count > PLACE_PAGES || p->urgent))
+		r = place(p);
+	if (r < 0 || count >= PLACE_DIRECTLY)
+		return r ?: place_all(p, page, count, data);
 	if (p->count == 0)
 		p->first = page;
-	memcpy(p->data + (p->count++ << GW_PAGE_SHIFT), data, GW_PAGE_SIZE);
+	memcpy(p->data + (p->count << GW_PAGE_SHIFT), data, count << GW_PAGE_SHIFT);
+	p->count += count;
 	return 0;
+}
+
+static int take_pages(void *self, uint64_t page, uint64_t count, const uint8_t *data)
+{
+	struct placing *p = self;
+	int r = 0;
+
+	if (p->gathering) {
+		gw_lazy_share_gather(p->share, page, count, data);
+		return 0;
+	}
+	for (uint64_t n; count > 0 && r == 0; page += n, count -= n, data += n << GW_PAGE_SHIFT) {
+		n = GW_MIN(count, GW_LAZY_BLOCK_PAGES - page % GW_LAZY_BLOCK_PAGES);
+		r = take_some(p, page, n, data);
+	}
+	return r;
 }
 
 /* With the lock held: how the read ended. */
@@ -265,7 +287,9 @@ static int fetch(struct placing *p, const struct gw_lazy_work *work, struct gw_e
 	p->first_ns = 0;
 	p->urgent = work->fault;
 	p->gathering = p->share && gw_lazy_share_gathers(p->share, work);
-	r = gw_snap_fetch(p->l->snap, work->ranges, work->count, take_page, p, err);
+	if (p->huge)
+		gw_lazy_huge_begin(p->huge, work);
+	r = gw_snap_fetch(p->l->snap, work->ranges, work->count, take_pages, p, err);
 	if (p->gathering)
 		p->error = gw_lazy_share_give(p->share, r == 0);
 	else if (r == 0)
@@ -314,6 +338,9 @@ static void *fetcher_main(void *arg)
 	/* What nobody waits for yet leaves the processors to the VM; and who does that is in no hurry when somebody waits. */
 	if (!f.faults)
 		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), BACKGROUND_NICE);
+	/* What is shared is mapped in small pages. */
+	if (!f.faults && !l->lineage && gw_lazy_huge_new(l, &p.huge) < 0)
+		p.huge = NULL;
 	pthread_mutex_lock(&l->lock);
 	while (data && !l->quit) {
 		struct gw_error err = GW_ERROR_INIT;
@@ -335,6 +362,7 @@ static void *fetcher_main(void *arg)
 	}
 	pthread_mutex_unlock(&l->lock);
 	gw_lazy_share_free(p.share);
+	gw_lazy_huge_free(p.huge);
 	return NULL;
 }
 

@@ -10,6 +10,12 @@
 
 #include "lib/util.h"
 
+/* Linux 6.8, include/uapi/linux/userfaultfd.h: newer than Debian 12's headers. */
+struct move {
+	uint64_t dst, src, len, mode;
+	int64_t move;
+};
+#define MOVE _IOWR(0xAA, 0x05, struct move) /* UFFDIO_MOVE */
 #define DEV_NEW _IO(0xAA, 0x00) /* USERFAULTFD_IOC_NEW, Linux 6.1 */
 
 static int open_any(void)
@@ -115,4 +121,13 @@ int gw_uffd_zero(int fd, uintptr_t start, uint64_t len)
 		at += (uint64_t)done;
 	}
 	return 0;
+}
+
+int gw_uffd_move(int fd, uintptr_t to, void *from, uint64_t len, uint64_t *moved)
+{
+	struct move m = { .dst = to, .src = (uintptr_t)from, .len = len };
+	int error = ioctl(fd, MOVE, &m) < 0 ? errno : 0;
+
+	*moved = m.move > 0 ? (uint64_t)m.move : 0;
+	return -error;
 }

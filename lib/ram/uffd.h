@@ -33,4 +33,11 @@ int gw_uffd_register_missing(int fd, uintptr_t start, uint64_t len);
 int gw_uffd_copy(int fd, uintptr_t to, const void *from, uint64_t len);
 int gw_uffd_zero(int fd, uintptr_t start, uint64_t len);
 
+/*
+ * Moves private anonymous memory into a registered range where nothing is, and wakes who waits for it: `from` is empty then. Both aligned to 2 MiB and `from` a huge page
+ * it comes whole, as one; else page by page. *moved is how many bytes were, also when it fails: -EEXIST: something is there; -EAGAIN, -EBUSY, -ENOMEM:
+ * not now; -EINVAL: the memory is of different kinds, or the kernel is older than 6.8.
+ */
+int gw_uffd_move(int fd, uintptr_t to, void *from, uint64_t len, uint64_t *moved);
+
 #endif

@@ -21,9 +21,9 @@ struct copying {
 	struct gw_error error;
 };
 
-static int give_page(void *self, uint64_t page, const void *data)
+static int give_pages(void *self, uint64_t page, uint64_t count, const uint8_t *data)
 {
-	return gw_snap_writer_pages(((struct copying *)self)->w, page, 1, data);
+	return gw_snap_writer_pages(((struct copying *)self)->w, page, count, data);
 }
 
 static void copy_failed(struct copying *c, int r, const struct gw_error *err)
@@ -51,7 +51,7 @@ static void *copy_pages(void *arg)
 			return NULL;
 		range.count = GW_MIN(range.count, pages - range.page);
 		r = c->upkeep && atomic_load(&c->upkeep->stop) ? gw_error_set(&err, ECANCELED, "cancelled") :
-								  gw_snap_fetch(c->from, &range, 1, give_page, c, &err);
+								  gw_snap_fetch(c->from, &range, 1, give_pages, c, &err);
 		if (r < 0) {
 			copy_failed(c, r, &err);
 			return NULL;

@@ -33,7 +33,7 @@ static void plan_release(struct plan *p)
 struct fetch {
 	struct gw_snap *s;
 	struct gw_snap_reader with;
-	gw_snap_page_fn *fn;
+	gw_snap_pages_fn *fn;
 	void *self;
 	int stopped;    /* what fn returned */
 	uint64_t first; /* the page that somebody waits for, if any */
@@ -256,12 +256,8 @@ static int open_blob(struct fetch *f, const struct piece *p, const uint8_t *data
 
 static int deliver(struct fetch *f, const struct piece *p)
 {
-	int r = 0;
-
-	for (uint32_t i = 0; i < p->count && r == 0; i++)
-		r = f->fn(f->self, p->page + i, f->with.pages + (p->skip + i) * GW_PAGE_SIZE);
-	f->stopped = r;
-	return r;
+	f->stopped = f->fn(f->self, p->page, p->count, f->with.pages + p->skip * GW_PAGE_SIZE);
+	return f->stopped;
 }
 
 /* Where to begin: the piece that has the first page that was asked for, or 0. */
@@ -395,7 +391,7 @@ static uint64_t longest_get(const struct plan *p)
 	return longest;
 }
 
-int gw_snap_fetch(struct gw_snap *s, const struct gw_snap_range *ranges, unsigned count, gw_snap_page_fn *fn, void *self, struct gw_error *err)
+int gw_snap_fetch(struct gw_snap *s, const struct gw_snap_range *ranges, unsigned count, gw_snap_pages_fn *fn, void *self, struct gw_error *err)
 {
 	gw_cleanup(plan_release) struct plan p = { 0 };
 	struct fetch f = { .s = s, .fn = fn, .self = self, .first = count ? ranges[0].page : 0 };
@@ -419,11 +415,11 @@ struct reading {
 	uint64_t first;
 };
 
-static int take_page(void *self, uint64_t page, const void *data)
+static int take_pages(void *self, uint64_t page, uint64_t count, const uint8_t *data)
 {
 	struct reading *r = self;
 
-	memcpy(r->data + (page - r->first) * GW_PAGE_SIZE, data, GW_PAGE_SIZE);
+	memcpy(r->data + (page - r->first) * GW_PAGE_SIZE, data, count * GW_PAGE_SIZE);
 	return 0;
 }
 
@@ -435,5 +431,5 @@ int gw_snap_read(struct gw_snap *s, uint64_t first, uint64_t count, void *data, 
 	if (first > s->m.info.pages || count > s->m.info.pages - first)
 		return gw_error_set(err, ERANGE, "%s has no such pages", s->m.info.name);
 	memset(data, 0, count * GW_PAGE_SIZE);
-	return gw_snap_fetch(s, &range, 1, take_page, &r, err);
+	return gw_snap_fetch(s, &range, 1, take_pages, &r, err);
 }

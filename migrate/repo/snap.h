@@ -44,14 +44,14 @@ bool gw_snap_neighbours(const struct gw_snap *s, uint64_t page, uint64_t *first,
 struct gw_snap_range {
 	uint64_t page, count;
 };
-/* `data`: 4096 bytes, that live during the call. Nonzero ends the fetch and is returned. */
-typedef int gw_snap_page_fn(void *self, uint64_t page, const void *data);
+/* `count` pages from `page` on, of which data holds 4096 bytes each, that live during the call. Nonzero ends the fetch and is returned. */
+typedef int gw_snap_pages_fn(void *self, uint64_t page, uint64_t count, const uint8_t *data);
 /*
- * Calls fn on this thread for each page of the ranges that is not zero, in the order in which they lie in the repository but beginning with the blob of
+ * Calls fn on this thread for the pages of the ranges that are not zero, for those together that lie so in one blob, in the order in which they lie in the repository but beginning with the blob of
  * the first page that is asked for; pages of one blob cost one decryption, blobs that are near to each other one get of up to some MiB. Any number of
  * threads; each holds so much memory. Follows pages that prune has moved. Pages of ranges that overlap come twice.
  */
-int gw_snap_fetch(struct gw_snap *s, const struct gw_snap_range *ranges, unsigned count, gw_snap_page_fn *fn, void *self, struct gw_error *err);
+int gw_snap_fetch(struct gw_snap *s, const struct gw_snap_range *ranges, unsigned count, gw_snap_pages_fn *fn, void *self, struct gw_error *err);
 /* Of `count` pages, zero ones included, into memory. */
 int gw_snap_read(struct gw_snap *s, uint64_t first, uint64_t count, void *data, struct gw_error *err);
 

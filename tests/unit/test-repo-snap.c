@@ -50,17 +50,19 @@ static void a_snapshot_comes_back(void **state)
 	free(memory);
 }
 
-static int count_page(void *self, uint64_t page, const void *data)
+static int count_pages(void *self, uint64_t page, uint64_t count, const uint8_t *data)
 {
 	uint8_t expected[GW_PAGE_SIZE];
 
-	repo_fill_page(expected, page, 1);
-	assert_memory_equal(data, expected, GW_PAGE_SIZE);
-	++*(uint64_t *)self;
+	for (uint64_t i = 0; i < count; i++) {
+		repo_fill_page(expected, page + i, 1);
+		assert_memory_equal(data + i * GW_PAGE_SIZE, expected, GW_PAGE_SIZE);
+	}
+	*(uint64_t *)self += count;
 	return 0;
 }
 
-static int stop_page(void *self, uint64_t page, const void *data)
+static int stop(void *self, uint64_t page, uint64_t count, const uint8_t *data)
 {
 	++*(uint64_t *)self;
 	return -ENOENT;
@@ -78,12 +80,12 @@ static void ranges_and_neighbours(void **state)
 
 	repo_save(t->repo, "web", memory, PAGES, NULL);
 	assert_int_equal(gw_snap_open(t->repo, "web", 0, &s, &err), 0);
-	assert_int_equal(gw_snap_fetch(s, ranges, ARRAY_SIZE(ranges), count_page, &seen, &err), 0);
+	assert_int_equal(gw_snap_fetch(s, ranges, ARRAY_SIZE(ranges), count_pages, &seen, &err), 0);
 	/* 1990 to 1999 without 1992 and 1993; 3; none; three quarters of 500 to 1299 */
 	assert_int_equal(seen, 8 + 1 + 600);
-	assert_int_equal(gw_snap_fetch(s, &beyond, 1, count_page, &seen, &err), -ERANGE);
+	assert_int_equal(gw_snap_fetch(s, &beyond, 1, count_pages, &seen, &err), -ERANGE);
 	seen = 0;
-	assert_int_equal(gw_snap_fetch(s, ranges, ARRAY_SIZE(ranges), stop_page, &seen, &err), -ENOENT);
+	assert_int_equal(gw_snap_fetch(s, ranges, ARRAY_SIZE(ranges), stop, &seen, &err), -ENOENT);
 	assert_int_equal(seen, 1);
 	assert_false(gw_snap_neighbours(s, 8, &first, &count));
 	for (uint64_t page = 0; page < PAGES; page++) {
@@ -97,7 +99,7 @@ static void ranges_and_neighbours(void **state)
 	free(memory);
 }
 
-static int first_page(void *self, uint64_t page, const void *data)
+static int first_page(void *self, uint64_t page, uint64_t count, const uint8_t *data)
 {
 	uint64_t *first = self;
 
@@ -223,7 +225,7 @@ static void *read_pages(void *arg)
 	for (uint64_t i = g->first; i < PAGES; i += 32) {
 		const struct gw_snap_range range = { i, GW_MIN(PAGES - i, 8ull) };
 
-		assert_int_equal(gw_snap_fetch((struct gw_snap *)g->w, &range, 1, count_page, &seen, NULL), 0);
+		assert_int_equal(gw_snap_fetch((struct gw_snap *)g->w, &range, 1, count_pages, &seen, NULL), 0);
 	}
 	return NULL;
 }
