@@ -177,14 +177,18 @@ static bool same_base(const struct gw_base_ref *a, const struct gw_base_ref *b)
 	return a->blobs == b->blobs && a->slot == b->slot && !memcmp(a->segment, b->segment, sizeof(a->segment));
 }
 
+bool gw_places_same_blob(const struct gw_blob_place *a, const struct gw_blob_place *b)
+{
+	return a->number == b->number && a->slot == b->slot && a->pages == b->pages && a->len == b->len && same_base(&a->base, &b->base);
+}
+
 int gw_places_add_blob(struct gw_places *p, uint32_t segment, const struct gw_blob_place *b, bool move)
 {
 	struct gw_segment *s = &p->segments[segment];
 	uint32_t at = lower_bound(s, b->number);
 
 	if (at < s->count && s->blobs[at].number == b->number) {
-		if (s->blobs[at].slot != b->slot || s->blobs[at].pages != b->pages || s->blobs[at].len != b->len ||
-		    !same_base(&s->blobs[at].base, &b->base))
+		if (!gw_places_same_blob(&s->blobs[at], b))
 			return -EBADMSG;
 		if (move)
 			s->blobs[at] = *b;

@@ -56,6 +56,8 @@ uint32_t gw_places_find_pack(const struct gw_places *p, const uint8_t id[16]);
 /* 0 or -ENOMEM. A pack that is known with another size: -EBADMSG. */
 int gw_places_add_segment(struct gw_places *p, const uint8_t id[16], uint32_t *ret);
 int gw_places_add_pack(struct gw_places *p, const uint8_t id[16], uint64_t size, uint32_t *ret);
+/* Told of one blob: all but where it lies. */
+bool gw_places_same_blob(const struct gw_blob_place *a, const struct gw_blob_place *b);
 /* One that is known stays where it is, or with `move` is from now on where `b` says. -EBADMSG: it contradicts what is known; -ENOMEM. */
 int gw_places_add_blob(struct gw_places *p, uint32_t segment, const struct gw_blob_place *b, bool move);
 /* The blob that holds the slot, NULL: none. Lives until a blob is added. */

@@ -205,7 +205,7 @@ static int use_manifest(struct making *m, const struct gw_manifest *mf)
 
 			if (!b)
 				r = add_unindexed(m, mf, segments[i], &seg->blobs[k]);
-			else if (b->slot != seg->blobs[k].slot || b->pages != seg->blobs[k].pages || b->number != seg->blobs[k].number)
+			else if (!gw_places_same_blob(b, &seg->blobs[k]))
 				r = -EBADMSG;
 		}
 	}

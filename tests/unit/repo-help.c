@@ -11,7 +11,6 @@
 
 #include "lib/util.h"
 #include "migrate/repo/listing.h"
-#include "migrate/repo/upkeep.h"
 
 static const struct gw_repo_secret secret = { .passphrase = REPO_PASS };
 
@@ -245,4 +244,42 @@ void repo_assert_clean(struct gw_repo *repo)
 
 	if (repo_problems(repo, all))
 		fail_msg("%s", all);
+}
+
+void repo_remove(struct gw_repo *repo, const char *name, uint64_t generation)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	struct gw_snap *s;
+
+	assert_int_equal(gw_snap_open(repo, name, generation, &s, &err), 0);
+	assert_int_equal(gw_snap_remove(repo, gw_snap_object(s), &err), 0);
+	assert_int_equal(gw_snap_remove(repo, gw_snap_object(s), &err), -ENOENT);
+	gw_snap_free(s);
+}
+
+struct gw_prune_result repo_prune(struct gw_repo *repo, bool exclusive)
+{
+	struct gw_upkeep upkeep = { 0 };
+	struct gw_prune_params params = { .exclusive = exclusive, .dry_run = true, .upkeep = &upkeep };
+	char before[REPO_MAX_OBJECTS][96], after[REPO_MAX_OBJECTS][96];
+	struct gw_error err = GW_ERROR_INIT;
+	struct gw_prune_result told, result;
+	size_t n = repo_objects(repo, "", before);
+
+	if (gw_repo_prune(repo, &params, &told, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(repo_objects(repo, "", after), n);
+	for (size_t i = 0; i < n; i++)
+		assert_string_equal(before[i], after[i]);
+	assert_int_equal(upkeep.total, 0);
+	params.dry_run = false;
+	if (gw_repo_prune(repo, &params, &result, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(upkeep.done, upkeep.total);
+	assert_int_equal(upkeep.total > 0, result.repacked_packs > 0);
+	/* The new packs are somewhat larger, by their headers. */
+	assert_true(told.repacked_bytes <= result.repacked_bytes && result.repacked_bytes < told.repacked_bytes + 4096);
+	told.repacked_bytes = result.repacked_bytes;
+	assert_memory_equal(&told, &result, sizeof(told));
+	return result;
 }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "migrate/repo/snap.h"
+#include "migrate/repo/upkeep.h"
 #include "migrate/repo/writer.h"
 
 #define REPO_PASS "correct horse"
@@ -43,6 +44,10 @@ size_t repo_objects(struct gw_repo *repo, const char *prefix, char names[REPO_MA
 
 /* Makes the objects below `prefix` so many seconds older. */
 void repo_age(struct repo_test *t, const char *prefix, unsigned seconds);
+/* Of a name the generation (0: the newest), which is gone then. */
+void repo_remove(struct gw_repo *repo, const char *name, uint64_t generation);
+/* And before it a run that only tells: it tells the same, and changes nothing. */
+struct gw_prune_result repo_prune(struct gw_repo *repo, bool exclusive);
 /* How many problems a check finds, data too; a line each in `all` (REPO_PROBLEMS bytes; may be NULL). */
 #define REPO_PROBLEMS 4096
 uint64_t repo_problems(struct gw_repo *repo, char *all);

@@ -10,7 +10,6 @@
 #include "lib/util.h"
 #include "migrate/repo/blob.h"
 #include "migrate/repo/similar.h"
-#include "migrate/repo/upkeep.h"
 #include "repo-help.h"
 
 #define PAGES 512ull
@@ -48,16 +47,6 @@ static uint8_t *shifted(const uint8_t *memory, uint64_t seed)
 	return other;
 }
 
-static void remove_snap(struct gw_repo *repo, const char *name)
-{
-	struct gw_error err = GW_ERROR_INIT;
-	struct gw_snap *s;
-
-	assert_int_equal(gw_snap_open(repo, name, 0, &s, &err), 0);
-	assert_int_equal(gw_snap_remove(repo, gw_snap_object(s), &err), 0);
-	gw_snap_free(s);
-}
-
 /* Of a snapshot, blobs that are told against others. What they save in bytes differs with how the others were compressed. */
 static unsigned based_blobs(struct gw_repo *repo, const char *name)
 {
@@ -74,17 +63,6 @@ static unsigned based_blobs(struct gw_repo *repo, const char *name)
 	}
 	gw_snap_free(s);
 	return n;
-}
-
-static struct gw_prune_result prune(struct gw_repo *repo)
-{
-	const struct gw_prune_params params = { .exclusive = true };
-	struct gw_error err = GW_ERROR_INIT;
-	struct gw_prune_result result;
-
-	if (gw_repo_prune(repo, &params, &result, &err) < 0)
-		fail_msg("%s", err.msg);
-	return result;
 }
 
 static void what_resembles_is_told_in_little(void **state)
@@ -156,13 +134,13 @@ static void bases_stay(void **state)
 	repo_save(t->repo, "b", b, PAGES, NULL);
 	assert_true(based_blobs(t->repo, "b") >= PAGES / 64);
 	assert_int_equal(gw_snap_open(t->repo, "b", 0, &s, &err), 0);
-	remove_snap(t->repo, "a");
-	assert_true(prune(t->repo).repacked_packs > 0);
+	repo_remove(t->repo, "a", 0);
+	assert_true(repo_prune(t->repo, true).repacked_packs > 0);
 	/* Opened before prune has moved them. */
 	assert_int_equal(gw_snap_read(s, 0, PAGES, found, &err), 0);
 	assert_memory_equal(found, b, MEMORY);
 	gw_snap_free(s);
-	assert_int_equal(prune(t->repo).removed_packs, 0);
+	assert_int_equal(repo_prune(t->repo, true).removed_packs, 0);
 	repo_reopen(t);
 	repo_assert_holds(t->repo, "b", 0, b, PAGES);
 	repo_assert_clean(t->repo);
@@ -170,9 +148,9 @@ static void bases_stay(void **state)
 	repo_save(t->repo, "c", c, PAGES, NULL);
 	assert_true(based_blobs(t->repo, "c") >= PAGES / 64);
 	repo_assert_holds(t->repo, "c", 0, c, PAGES);
-	remove_snap(t->repo, "b");
-	remove_snap(t->repo, "c");
-	prune(t->repo);
+	repo_remove(t->repo, "b", 0);
+	repo_remove(t->repo, "c", 0);
+	repo_prune(t->repo, true);
 	assert_int_equal(repo_objects(t->repo, "packs/", (char(*)[96])found), 0);
 	free(a);
 	free(b);
@@ -194,9 +172,9 @@ static void what_has_lost_its_base_is_stored_again(void **state)
 	repo_save(t->repo, "b", b, PAGES, NULL);
 	repo_save(t->repo, "rest", rest, PAGES, &info);
 	assert_int_equal(info.new_pages, 0);
-	remove_snap(t->repo, "a");
-	remove_snap(t->repo, "b");
-	assert_true(prune(t->repo).removed_packs > 0);
+	repo_remove(t->repo, "a", 0);
+	repo_remove(t->repo, "b", 0);
+	assert_true(repo_prune(t->repo, true).removed_packs > 0);
 	repo_reopen(t);
 	repo_assert_clean(t->repo);
 	repo_assert_holds(t->repo, "rest", 0, rest, PAGES);
@@ -258,6 +236,48 @@ static void a_base_is_damaged(void **state)
 	free(a);
 	free(b);
 	free(c);
+}
+
+/* A manifest that names other bases than the index does: it is named, and nothing is pruned while it is there. */
+static void the_index_and_a_snapshot_differ(void **state)
+{
+	struct repo_test *t = *state;
+	uint8_t *a = text_memory(1), *b = shifted(a, 2);
+	const struct gw_prune_params params = { .exclusive = true };
+	gw_autobuf object = GW_BUF_INIT;
+	struct gw_error err = GW_ERROR_INIT;
+	char name[GW_SNAP_OBJECT], all[REPO_PROBLEMS];
+	struct gw_bucket_piece piece;
+	struct gw_prune_result result;
+	struct gw_crypt *crypt;
+	struct gw_manifest m;
+	struct gw_snap *s;
+	uint32_t i = 0;
+
+	repo_save(t->repo, "a", a, PAGES, NULL);
+	repo_save(t->repo, "b", b, PAGES, NULL);
+	assert_int_equal(gw_snap_open(t->repo, "b", 0, &s, &err), 0);
+	m = *gw_snap_manifest(s);
+	while (!m.places.segments[i].blobs[0].base.blobs)
+		i++;
+	/* Another blob of the same segment, which the manifest knows as well: that of the last one. */
+	m.places.segments[i].blobs[0].base = m.places.segments[i].blobs[m.places.segments[i].count - 1].base;
+	m.info.generation++;
+	assert_int_equal(gw_crypt_new(gw_repo_keys(t->repo), &crypt), 0);
+	assert_int_equal(gw_manifest_name(crypt, &m.info, name), 0);
+	assert_int_equal(gw_manifest_seal(crypt, &m, name, &object, &err), 0);
+	piece = (struct gw_bucket_piece){ object.data, object.len };
+	assert_int_equal(gw_bucket_put(gw_repo_bucket(t->repo), name, &piece, 1, GW_BUCKET_IF_ABSENT, &err), 0);
+	assert_int_equal(repo_problems(t->repo, all), 1);
+	assert_true(strstr(all, name) && strstr(all, "contradict"));
+	assert_int_equal(gw_repo_prune(t->repo, &params, &result, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "contradict"));
+	assert_int_equal(gw_snap_remove(t->repo, name, &err), 0);
+	repo_assert_clean(t->repo);
+	gw_crypt_free(crypt);
+	gw_snap_free(s);
+	free(a);
+	free(b);
 }
 
 /* ---- blobs ---- */
@@ -434,6 +454,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(bases_stay, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(what_has_lost_its_base_is_stored_again, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(a_base_is_damaged, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(the_index_and_a_snapshot_differ, repo_setup, repo_teardown),
 		cmocka_unit_test(a_blob_is_bound_to_its_base),
 		cmocka_unit_test(bases_are_checked),
 		cmocka_unit_test(the_most_alike_is_found),

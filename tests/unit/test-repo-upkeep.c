@@ -6,50 +6,10 @@
 #include <string.h>
 
 #include "lib/util.h"
-#include "migrate/repo/upkeep.h"
 #include "repo-help.h"
 
 #define PAGES 2000ull
 #define GRACE 600u
-
-static void remove_snap(struct gw_repo *repo, const char *name, uint64_t generation)
-{
-	struct gw_error err = GW_ERROR_INIT;
-	struct gw_snap *s;
-
-	assert_int_equal(gw_snap_open(repo, name, generation, &s, &err), 0);
-	assert_int_equal(gw_snap_remove(repo, gw_snap_object(s), &err), 0);
-	assert_int_equal(gw_snap_remove(repo, gw_snap_object(s), &err), -ENOENT);
-	gw_snap_free(s);
-}
-
-/* And before it a run that only tells: it tells the same, and changes nothing. */
-static struct gw_prune_result prune(struct gw_repo *repo, bool exclusive)
-{
-	struct gw_upkeep upkeep = { 0 };
-	struct gw_prune_params params = { .exclusive = exclusive, .dry_run = true, .upkeep = &upkeep };
-	char before[REPO_MAX_OBJECTS][96], after[REPO_MAX_OBJECTS][96];
-	struct gw_error err = GW_ERROR_INIT;
-	struct gw_prune_result told, result;
-	size_t n = repo_objects(repo, "", before);
-
-	if (gw_repo_prune(repo, &params, &told, &err) < 0)
-		fail_msg("%s", err.msg);
-	assert_int_equal(repo_objects(repo, "", after), n);
-	for (size_t i = 0; i < n; i++)
-		assert_string_equal(before[i], after[i]);
-	assert_int_equal(upkeep.total, 0);
-	params.dry_run = false;
-	if (gw_repo_prune(repo, &params, &result, &err) < 0)
-		fail_msg("%s", err.msg);
-	assert_int_equal(upkeep.done, upkeep.total);
-	assert_int_equal(upkeep.total > 0, result.repacked_packs > 0);
-	/* The new packs are somewhat larger, by their headers. */
-	assert_true(told.repacked_bytes <= result.repacked_bytes && result.repacked_bytes < told.repacked_bytes + 4096);
-	told.repacked_bytes = result.repacked_bytes;
-	assert_memory_equal(&told, &result, sizeof(told));
-	return result;
-}
 
 static struct gw_repo_stats stats(struct gw_repo *repo)
 {
@@ -81,8 +41,8 @@ static void figures(void **state)
 	/* A page map costs little: this is for 2000 pages of which a quarter is zero and an eighth the same. */
 	assert_true(st.manifest_bytes < 2 * 4096);
 	repo_assert_clean(t->repo);
-	remove_snap(t->repo, "web", 1);
-	remove_snap(t->repo, "db", 1);
+	repo_remove(t->repo, "web", 1);
+	repo_remove(t->repo, "db", 1);
 	st = stats(t->repo);
 	assert_int_equal(st.used_pages, 0);
 	assert_int_equal(st.garbage_bytes + st.packs * 32, st.pack_bytes);
@@ -99,25 +59,25 @@ static void two_steps_of_pruning(void **state)
 
 	repo_save(t->repo, "web", memory, PAGES, NULL);
 	repo_save(t->repo, "db", other, PAGES, NULL);
-	r = prune(t->repo, false);
+	r = repo_prune(t->repo, false);
 	assert_int_equal(r.removed_packs + r.marked_packs + r.repacked_packs + r.recent_packs, 0);
-	remove_snap(t->repo, "db", 1);
+	repo_remove(t->repo, "db", 1);
 	/* Too young: a writer may be about to refer to them. */
-	r = prune(t->repo, false);
+	r = repo_prune(t->repo, false);
 	assert_true(r.recent_packs > 0);
 	assert_int_equal(r.marked_packs, 0);
 	repo_age(t, "packs/", GRACE + 5);
-	r = prune(t->repo, false);
+	r = repo_prune(t->repo, false);
 	assert_true(r.marked_packs > 0);
 	assert_int_equal(r.removed_packs, 0);
 	/* Nothing changes before the mark is old enough. */
-	assert_int_equal(prune(t->repo, false).removed_packs, 0);
-	assert_int_equal(prune(t->repo, false).marked_packs, r.marked_packs);
+	assert_int_equal(repo_prune(t->repo, false).removed_packs, 0);
+	assert_int_equal(repo_prune(t->repo, false).marked_packs, r.marked_packs);
 	/* Who begins now does not refer to marked packs. */
 	repo_save(t->repo, "db", other, PAGES, &info);
 	assert_true(info.new_pages >= PAGES * 5 / 8 - 10);
 	repo_age(t, "marks/", GRACE + 5);
-	r = prune(t->repo, false);
+	r = repo_prune(t->repo, false);
 	assert_true(r.removed_packs > 0);
 	repo_reopen(t);
 	repo_assert_clean(t->repo);
@@ -138,16 +98,16 @@ static void a_writer_wins_over_a_mark(void **state)
 	struct gw_snap_info info;
 
 	repo_save(t->repo, "web", memory, PAGES, NULL);
-	remove_snap(t->repo, "web", 1);
+	repo_remove(t->repo, "web", 1);
 	repo_age(t, "packs/", GRACE + 5);
 	w = repo_begin(t->repo, "web", PAGES, NULL);
-	assert_true(prune(t->repo, false).marked_packs > 0);
+	assert_true(repo_prune(t->repo, false).marked_packs > 0);
 	assert_int_equal(gw_snap_writer_pages(w, 0, PAGES, memory), 0);
 	assert_int_equal(gw_snap_writer_commit(w, &info, &err), 0);
 	gw_snap_writer_free(w);
 	assert_int_equal(info.new_pages, 0);
 	repo_age(t, "marks/", GRACE + 5);
-	assert_int_equal(prune(t->repo, false).removed_packs, 0);
+	assert_int_equal(repo_prune(t->repo, false).removed_packs, 0);
 	repo_assert_clean(t->repo);
 	repo_assert_holds(t->repo, "web", 0, memory, PAGES);
 	/* The mark is gone: it can be referred to again. */
@@ -168,9 +128,9 @@ static void a_removed_parent_is_refused(void **state)
 
 	repo_save(t->repo, "web", memory, PAGES, NULL);
 	assert_int_equal(gw_snap_open(t->repo, "web", 0, &p.parent, &err), 0);
-	remove_snap(t->repo, "web", 1);
+	repo_remove(t->repo, "web", 1);
 	repo_age(t, "packs/", GRACE + 5);
-	assert_true(prune(t->repo, false).marked_packs > 0);
+	assert_true(repo_prune(t->repo, false).marked_packs > 0);
 	assert_int_equal(gw_snap_writer_new(t->repo, &p, &w, &err), -ESTALE);
 	gw_snap_free(p.parent);
 	free(memory);
@@ -194,21 +154,21 @@ static void rewriting_packs(void **state, bool exclusive)
 	repo_save(t->repo, "some", some, PAGES, &info);
 	assert_int_equal(info.new_pages, 0);
 	assert_int_equal(gw_snap_open(t->repo, "some", 0, &s, &err), 0);
-	remove_snap(t->repo, "web", 1);
+	repo_remove(t->repo, "web", 1);
 	before = stats(t->repo);
 	if (exclusive) {
-		r = prune(t->repo, true);
+		r = repo_prune(t->repo, true);
 		assert_true(r.repacked_packs > 0 && r.removed_packs >= r.repacked_packs);
 	} else {
 		repo_age(t, "packs/", GRACE + 5);
-		r = prune(t->repo, false);
+		r = repo_prune(t->repo, false);
 		assert_true(r.repacked_packs > 0);
 		/* Found in the new packs, while the old are there. */
 		repo_save(t->repo, "some", some, PAGES, &info);
 		assert_int_equal(info.new_pages, 0);
 		repo_assert_clean(t->repo);
 		repo_age(t, "marks/", GRACE + 5);
-		r = prune(t->repo, false);
+		r = repo_prune(t->repo, false);
 		assert_true(r.removed_packs > 0);
 		assert_int_equal(r.repacked_packs, 0);
 	}
@@ -258,7 +218,7 @@ static void a_writer_that_died(void **state)
 	assert_true(stats(t->repo).packs > 0);
 	assert_int_equal(stats(t->repo).indexes, 0);
 	repo_assert_clean(t->repo);
-	r = prune(t->repo, true);
+	r = repo_prune(t->repo, true);
 	assert_true(r.removed_packs > 0);
 	assert_int_equal(stats(t->repo).packs, 0);
 	free(memory);
@@ -275,7 +235,7 @@ static void many_indexes_are_joined(void **state)
 		repo_save(t->repo, "web", memory, 200, NULL);
 	}
 	assert_int_equal(stats(t->repo).indexes, 20);
-	prune(t->repo, false);
+	repo_prune(t->repo, false);
 	assert_int_equal(stats(t->repo).indexes, 1);
 	repo_assert_clean(t->repo);
 	repo_save(t->repo, "web", memory, 200, &info);
