@@ -174,3 +174,12 @@ int gw_lazy_huge_take(struct gw_lazy_huge *h, uint64_t page, uint64_t count, con
 	}
 	return 0;
 }
+
+int gw_lazy_huge_end(struct gw_lazy_huge *h)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < h->count && r == 0; i++)
+		r = h->blocks[i].open ? give_up(h, &h->blocks[i]) : 0;
+	return r;
+}

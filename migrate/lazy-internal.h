@@ -95,10 +95,12 @@ int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8
 struct gw_lazy_huge;
 int gw_lazy_huge_new(struct gw_lazy *l, struct gw_lazy_huge **ret);
 void gw_lazy_huge_free(struct gw_lazy_huge *h);
-/* Which blocks of the work are put together; those of the last one are forgotten. */
+/* Which blocks of the work are put together. */
 void gw_lazy_huge_begin(struct gw_lazy_huge *h, const struct gw_lazy_work *work);
 /* Pages that came. 1: it has them; 0: they are of no such block, and not taken; or -errno. */
 int gw_lazy_huge_take(struct gw_lazy_huge *h, uint64_t page, uint64_t count, const uint8_t *data);
+/* The rest could not be read: what there is of blocks is placed. 0 or -errno. */
+int gw_lazy_huge_end(struct gw_lazy_huge *h);
 
 /* lazy-share.c: pages that the host's page store has, or is given (ksm/lineage.h). One a thread. -ENOMEM. */
 struct gw_lazy_share;

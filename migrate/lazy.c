@@ -294,6 +294,8 @@ static int fetch(struct placing *p, const struct gw_lazy_work *work, struct gw_e
 		p->error = gw_lazy_share_give(p->share, r == 0);
 	else if (r == 0)
 		r = place(p);
+	else if (p->huge && p->error == 0)
+		p->error = gw_lazy_huge_end(p->huge);
 	if (work->fault && r == 0 && p->first_ns > 0 && (work->pages >= work->window || work->window == GW_BLOB_PAGES))
 		note_pace(p->l, p->first_ns - began, gw_now_ns() - began);
 	return p->error ? gw_error_errno(err, p->error, "pages cannot be placed") : r;

@@ -223,6 +223,22 @@ static void what_cannot_be_moved_is_copied(void **state)
 	end(&t);
 }
 
+/* The rest of a block is damaged, or the repository is gone: what had come is there. */
+static void what_came_is_placed(void **state)
+{
+	struct lazy_test t;
+
+	begin(&t, *state);
+	assert_int_equal(take(&t, 2 * BLOCK, 100), 1);
+	assert_int_equal(take(&t, 2 * BLOCK + 200, 16), 1);
+	assert_int_equal(take(&t, 3 * BLOCK, 1), 1);
+	assert_int_equal(here(&t), 0);
+	assert_int_equal(gw_lazy_huge_end(t.h), 0);
+	assert_int_equal(here(&t), 117);
+	assert_memory_equal(gw_ram_page(t.ram, 2 * BLOCK), t.memory + BYTES(2 * BLOCK), BYTES(100));
+	end(&t);
+}
+
 struct waiter {
 	const volatile uint8_t *p;
 	_Atomic bool through;
@@ -269,6 +285,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_is_fetched_ends_with_a_block, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(what_is_there_stays, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(what_cannot_be_moved_is_copied, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(what_came_is_placed, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(nobody_waits_for_the_rest, repo_setup, repo_teardown),
 	};
 
