@@ -35,7 +35,7 @@ static void run_daemon(int fd, const char *path)
 	int r;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	gw_log_init("ksmd", NULL, GW_LOG_ERROR);
+	gw_log_init("ksmd", NULL, GW_LOG_WARN);
 	r = sd_event_new(&loop);
 	r = r < 0 ? r : gw_share_server_new(loop, &s, &err);
 	if (r >= 0)
