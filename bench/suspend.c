@@ -149,8 +149,12 @@ static void save(struct bench *b, const char *what, struct gw_snap *parent, uint
 	uint64_t begin, state = 7;
 	struct gw_snap_progress p;
 	struct gw_snap_writer *w;
+	struct warm warm;
 	char key[48];
 
+	/* For the page cache. */
+	warm_new(&warm, b->pages * GW_PAGE_SIZE);
+	warm_end(&warm);
 	begin = gw_now_ns();
 	if (gw_snap_writer_new(b->repo, &params, &w, &err) < 0)
 		die_of(&err);
