@@ -13,7 +13,7 @@
 #define HUGE ((uint64_t)GW_LAZY_BLOCK_PAGES << GW_PAGE_SHIFT)
 #define BLOCKS (GW_LAZY_PAGES / GW_LAZY_BLOCK_PAGES) /* that one fetch can have */
 /* For so long who waits for a page of a block that is being put together waits for all of it. */
-#define PATIENCE (4 * GW_NS_PER_MS)
+#define PATIENCE (10 * GW_NS_PER_MS)
 /*
  * A page table's entry is moved in a few us, 512 pages one by one in 600: copying them takes 280 (measured). So many times in a row it was not the former:
  * the kernel has no huge pages for us.

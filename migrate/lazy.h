@@ -10,7 +10,7 @@
  * - Once asked for (gw_lazy_background()) threads that leave the processors to everybody else bring the rest: first what the VM touched first when it was
  *   last resumed, in that order, then page by page, in reads of megabytes; in small ones while there are faults, one of which may be for what is read.
  * - Of what nobody waits for, blocks of 2 MiB that are all content come as huge pages, where the kernel can move them (Linux 6.8); who waits for a page of such a block
- *   waits a few ms more at most.
+ *   waits 10 ms more at most.
  * - A page is placed whole, once, and only with bytes that the repository's reader has verified. What cannot be read is not placed, and tried
  *   again and again: until then who touched it waits, and gw_lazy_stats() says why.
  * - Blocks of 2 MiB that are all zeros are not registered. When all is here nothing is.
