@@ -92,18 +92,6 @@ static uint64_t thread_ns(void)
 	return (uint64_t)ts.tv_sec * GW_NS_PER_SEC + (uint64_t)ts.tv_nsec;
 }
 
-/* Whoever waits for one of these pages was woken when they were moved; one that came since was not told of them yet. */
-static void note_moved(struct gw_lazy *l, uint64_t first, uint64_t count)
-{
-	bool waited;
-
-	pthread_mutex_lock(&l->lock);
-	waited = gw_lazy_placed(l, first, count);
-	pthread_mutex_unlock(&l->lock);
-	if (waited)
-		(void)gw_uffd_wake(l->uffd, (uintptr_t)gw_ram_page(l->ram, first), count << GW_PAGE_SHIFT);
-}
-
 /* All of it is there. What cannot be moved is copied: something is there already, or the kernel is older than 6.8. */
 static int move(struct gw_lazy_huge *h, struct block *b)
 {
@@ -115,7 +103,7 @@ static int move(struct gw_lazy_huge *h, struct block *b)
 	h->slow = thread_ns() - began > ONE_ENTRY ? h->slow + 1 : 0;
 	h->off = h->slow == MAX_SLOW || (r < 0 && r != -EEXIST && r != -EAGAIN && r != -EBUSY && r != -ENOMEM);
 	if (pages > 0)
-		note_moved(h->l, b->first, pages);
+		gw_lazy_note_placed(h->l, b->first, pages);
 	return pages == GW_LAZY_BLOCK_PAGES ? 0 : gw_lazy_place(h->l, b->first + pages, GW_LAZY_BLOCK_PAGES - pages, b->bytes + moved);
 }
 

@@ -85,7 +85,9 @@ bool gw_lazy_placed(struct gw_lazy *l, uint64_t first, uint64_t count);
 /* What of it was not placed is to be fetched again. */
 void gw_lazy_unclaim(struct gw_lazy *l, const struct gw_lazy_work *work);
 
-/* lazy.c: places verified bytes. 0 or -errno. */
+/* lazy.c: contiguous pages were placed by the userfaultfd; without the lock. */
+void gw_lazy_note_placed(struct gw_lazy *l, uint64_t first, uint64_t count);
+/* Places verified bytes. 0 or -errno. */
 int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8_t *from);
 
 /*

@@ -161,6 +161,18 @@ struct placing {
 	bool gathering;
 };
 
+void gw_lazy_note_placed(struct gw_lazy *l, uint64_t first, uint64_t count)
+{
+	bool waited;
+
+	pthread_mutex_lock(&l->lock);
+	waited = gw_lazy_placed(l, first, count);
+	pthread_mutex_unlock(&l->lock);
+	/* Placed, given back and touched again before it was noted: that fault was told before it could be told as one of zeros. */
+	if (waited)
+		(void)gw_uffd_wake(l->uffd, (uintptr_t)gw_ram_page(l->ram, first), count << GW_PAGE_SHIFT);
+}
+
 int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8_t *from)
 {
 	int r = 0;
@@ -169,16 +181,8 @@ int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8
 		uint64_t n = GW_MIN(count, gw_ram_contiguous(l->ram, first));
 
 		r = gw_uffd_copy(l->uffd, (uintptr_t)gw_ram_page(l->ram, first), from, n << GW_PAGE_SHIFT);
-		if (r == 0) {
-			bool waited;
-
-			pthread_mutex_lock(&l->lock);
-			waited = gw_lazy_placed(l, first, n);
-			pthread_mutex_unlock(&l->lock);
-			/* Placed, given back and touched again before it was noted: that fault was told before it could be told as one of zeros. */
-			if (waited)
-				(void)gw_uffd_wake(l->uffd, (uintptr_t)gw_ram_page(l->ram, first), n << GW_PAGE_SHIFT);
-		}
+		if (r == 0)
+			gw_lazy_note_placed(l, first, n);
 		from += n << GW_PAGE_SHIFT;
 		first += n;
 		count -= n;
