@@ -133,6 +133,7 @@ static int hand_over(const struct gw_restore *s, struct gw_guest *g, bool paused
 	load.epoch = g->record->epoch + 1;
 	load.clone = g->record->cloning;
 	pthread_mutex_unlock(&g->lock);
+	load.exclusive = s->exclusive;
 	load.paused = paused || s->about->vm->paused;
 	req.op_case = GODWIT__VMM_REQUEST__OP_LOAD;
 	req.load = &load;

@@ -18,6 +18,7 @@ struct gw_restore {
 	const struct gw_snap_info *info; /* of it */
 	Godwit__SnapshotAbout *about;    /* checked */
 	char *kernel, *initrd;           /* found by content elsewhere than the VM has them; else NULL */
+	bool exclusive;                  /* set by who knows: nobody else goes on from it as this VM */
 };
 
 /* To be released in every case. `generation` 0: the latest. */

@@ -201,6 +201,8 @@ int gw_resume(struct gw_agent *a, const Godwit__ResumeRequest *req, struct gw_gu
 	r = r ?: find(&s, err);
 	if (r == 0) {
 		r = take(&s, err);
+		/* Handed over by records and journals; what is forced may have been resumed before. */
+		s.from.exclusive = !req->force;
 		if (r == 0) {
 			r = gw_restore_bring(&s.from, s.g, req->paused, err);
 			if (r < 0)

@@ -7,8 +7,8 @@
 
 #include "migrate/lazy.h"
 
-#define GW_LAZY_FAULTERS 3      /* threads for what somebody waits for */
-#define GW_LAZY_FETCHERS 6      /* with those for the rest */
+#define GW_LAZY_FAULTERS 4      /* threads for what somebody waits for, of which one watches for faults */
+#define GW_LAZY_FETCHERS 7      /* with those for the rest */
 #define GW_LAZY_RANGES 64       /* of one fetch */
 #define GW_LAZY_MAX_TOUCHED (1u << 16) /* ranges that are remembered */
 #define GW_LAZY_PAGES 1024u     /* of one fetch */
@@ -39,14 +39,16 @@ struct gw_lazy {
 	struct gw_lineage *lineage; /* NULL: memory is not shared */
 	struct gw_lazy_gift *gift;  /* with a lineage */
 	int uffd, wake_fd;
-	pthread_t handler, fetchers[GW_LAZY_FETCHERS];
-	bool handling;
+	pthread_t fetchers[GW_LAZY_FETCHERS];
 	unsigned nfetchers;
 
 	pthread_mutex_t lock; /* all below */
-	pthread_cond_t work;  /* there may be something for fetchers */
+	pthread_cond_t work;  /* there may be something to fetch that nobody waits for */
+	pthread_cond_t follow; /* nobody watches for faults, or somebody may have to fetch for one */
 	pthread_cond_t news;  /* for gw_lazy_wait() */
 	bool quit, background, nudged;
+	bool watched;         /* a thread waits for faults */
+	unsigned fetching;    /* threads that fetch for faults now */
 	uint64_t *here;       /* one bit a page: placed */
 	uint64_t *claimed;    /* a thread fetches it, or has */
 	uint64_t *wanted;     /* somebody waits for it */

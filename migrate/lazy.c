@@ -97,53 +97,47 @@ static bool find_page(const struct gw_lazy *l, uint64_t address, uint64_t *page)
 	return false;
 }
 
-static void take_fault(struct gw_lazy *l, uint64_t address)
+/* With the lock held. A page of zeros is placed by who calls, without it. */
+static bool take_fault(struct gw_lazy *l, uint64_t page)
 {
-	uint64_t page;
-	const struct gw_snap_run *run;
-	bool zero;
-	int r = 0;
+	const struct gw_snap_run *run = gw_snap_run_at(l->snap, page);
 
-	if (!find_page(l, address, &page))
-		return;
-	run = gw_snap_run_at(l->snap, page);
-	zero = !run || run->page > page;
-	pthread_mutex_lock(&l->lock);
 	/* What was here and is missing was given back by the guest. */
-	zero |= gw_lazy_bit(l->here, page);
-	if (!zero) {
-		r = gw_lazy_want(l, page);
-		pthread_cond_broadcast(&l->work);
-	}
-	if (!zero && l->stats.stalled)
-		pthread_cond_broadcast(&l->news);
-	pthread_mutex_unlock(&l->lock);
-	if (r < 0)
+	if (!run || run->page > page || gw_lazy_bit(l->here, page))
+		return false;
+	if (gw_lazy_want(l, page) < 0)
 		gw_warn("loading: out of memory: a page that is waited for comes when its turn is");
-	if (zero && gw_uffd_zero(l->uffd, (uintptr_t)gw_ram_page(l->ram, page), GW_PAGE_SIZE) < 0)
-		gw_warn("loading: a page of zeros cannot be placed");
+	if (l->stats.stalled)
+		pthread_cond_broadcast(&l->news);
+	return true;
 }
 
-static void *handler_main(void *arg)
+static void take_faults(struct gw_lazy *l, const struct uffd_msg *msgs, size_t count)
 {
-	struct gw_lazy *l = arg;
-	struct uffd_msg msgs[FAULTS_A_READ];
+	uint64_t page;
+	bool wanted;
 
-	for (;;) {
-		struct pollfd p[2] = { { .fd = l->uffd, .events = POLLIN }, { .fd = l->wake_fd, .events = POLLIN } };
-		ssize_t n;
-
-		if (poll(p, 2, -1) < 0 && errno != EINTR)
-			break;
-		if (p[1].revents)
-			break;
-		n = read(l->uffd, msgs, sizeof(msgs));
-		for (ssize_t i = 0; i < n / (ssize_t)sizeof(msgs[0]); i++) {
-			if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
-				take_fault(l, msgs[i].arg.pagefault.address);
-		}
+	for (size_t i = 0; i < count; i++) {
+		if (msgs[i].event != UFFD_EVENT_PAGEFAULT || !find_page(l, msgs[i].arg.pagefault.address, &page))
+			continue;
+		pthread_mutex_lock(&l->lock);
+		wanted = take_fault(l, page);
+		pthread_mutex_unlock(&l->lock);
+		if (!wanted && gw_uffd_zero(l->uffd, (uintptr_t)gw_ram_page(l->ram, page), GW_PAGE_SIZE) < 0)
+			gw_warn("loading: a page of zeros cannot be placed");
 	}
-	return NULL;
+}
+
+/* Waits for faults. Who comes back fetches, and another takes its place: no thread has to be woken between a fault and its fetch. */
+static void watch(struct gw_lazy *l)
+{
+	struct pollfd p[2] = { { .fd = l->uffd, .events = POLLIN }, { .fd = l->wake_fd, .events = POLLIN } };
+	struct uffd_msg msgs[FAULTS_A_READ];
+	ssize_t n = 0;
+
+	if (poll(p, 2, -1) > 0 && !p[1].revents)
+		n = read(l->uffd, msgs, sizeof(msgs));
+	take_faults(l, msgs, n > 0 ? (size_t)n / sizeof(msgs[0]) : 0);
 }
 
 /* ---- fetching ---- */
@@ -260,8 +254,10 @@ static void note_read(struct gw_lazy *l, const struct gw_lazy_work *work, int r,
 	} else {
 		l->stats.why[0] = '\0';
 	}
-	if (was != l->stats.stalled)
+	if (was != l->stats.stalled) {
 		pthread_cond_broadcast(&l->work);
+		pthread_cond_broadcast(&l->follow);
+	}
 	if (was != l->stats.stalled || l->stats.here >= l->stats.pages)
 		pthread_cond_broadcast(&l->news);
 }
@@ -310,19 +306,38 @@ static bool next_read(struct gw_lazy *l, bool fault, struct gw_lazy_work *work)
 {
 	if (l->stats.stalled && gw_now_ns() < l->retry_ns)
 		return false;
+	/* However long reads take, somebody watches for faults: a page of zeros needs no read. */
+	if (fault && l->fetching == GW_LAZY_FAULTERS - 1)
+		return false;
 	if (!gw_lazy_next(l, fault, work))
 		return false;
 	l->retry_ns = gw_now_ns() + LONGEST_BACKOFF;
 	return true;
 }
 
-static void wait_work(struct gw_lazy *l)
+static void wait_work(struct gw_lazy *l, pthread_cond_t *cond)
 {
 	uint64_t now = gw_now_ns();
 	uint64_t until = l->stats.stalled && l->retry_ns > now ? l->retry_ns : now + GW_NS_PER_SEC;
 	struct timespec ts = { (time_t)(until / GW_NS_PER_SEC), (long)(until % GW_NS_PER_SEC) };
 
-	pthread_cond_timedwait(&l->work, &l->lock, &ts);
+	pthread_cond_timedwait(cond, &l->lock, &ts);
+}
+
+/* With the lock held: nothing to fetch now. */
+static void idle(struct gw_lazy *l, bool faults)
+{
+	if (!faults) {
+		wait_work(l, &l->work);
+	} else if (l->watched) {
+		wait_work(l, &l->follow);
+	} else {
+		l->watched = true;
+		pthread_mutex_unlock(&l->lock);
+		watch(l);
+		pthread_mutex_lock(&l->lock);
+		l->watched = false;
+	}
 }
 
 struct fetcher {
@@ -353,14 +368,19 @@ static void *fetcher_main(void *arg)
 		int r;
 
 		if (!next_read(l, f.faults, &work)) {
-			wait_work(l);
+			idle(l, f.faults);
 			continue;
 		}
+		l->fetching += f.faults;
+		/* Another takes the next fault, or watches for it. */
+		if (f.faults && !l->watched)
+			pthread_cond_signal(&l->follow);
 		pthread_mutex_unlock(&l->lock);
 		if (p.share)
 			gw_lazy_share_find(p.share, &work);
 		r = work.count ? fetch(&p, &work, &err) : 0;
 		pthread_mutex_lock(&l->lock);
+		l->fetching -= f.faults;
 		if (work.count)
 			note_read(l, &work, r, &err);
 		else
@@ -386,9 +406,8 @@ static uint64_t count_content(struct gw_snap *snap)
 
 static int start_threads(struct gw_lazy *l, struct gw_error *err)
 {
-	int r = gw_thread_create(&l->handler, handler_main, l);
+	int r = 0;
 
-	l->handling = r == 0;
 	while (r == 0 && l->nfetchers < GW_LAZY_FETCHERS) {
 		struct fetcher *f = malloc(sizeof(*f));
 
@@ -411,6 +430,7 @@ static void init_conds(struct gw_lazy *l)
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&l->work, &attr);
+	pthread_cond_init(&l->follow, &attr);
 	pthread_cond_init(&l->news, &attr);
 	pthread_condattr_destroy(&attr);
 }
@@ -546,10 +566,15 @@ void gw_lazy_all_here(struct gw_lazy *l)
 
 static void join_fetchers(struct gw_lazy *l)
 {
+	uint64_t one = 1;
+
 	pthread_mutex_lock(&l->lock);
 	l->quit = true;
 	pthread_cond_broadcast(&l->work);
+	pthread_cond_broadcast(&l->follow);
 	pthread_mutex_unlock(&l->lock);
+	if (l->wake_fd >= 0)
+		(void)!write(l->wake_fd, &one, sizeof(one));
 	while (l->nfetchers > 0)
 		pthread_join(l->fetchers[--l->nfetchers], NULL);
 }
@@ -567,17 +592,14 @@ void gw_lazy_forget(struct gw_lazy *l)
 
 void gw_lazy_free(struct gw_lazy *l)
 {
-	uint64_t one = 1;
-
 	if (!l)
 		return;
 	join_fetchers(l);
-	if (l->handling && write(l->wake_fd, &one, sizeof(one)) == sizeof(one))
-		pthread_join(l->handler, NULL);
 	unregister_ram(l);
 	gw_closep(&l->uffd);
 	gw_closep(&l->wake_fd);
 	pthread_cond_destroy(&l->work);
+	pthread_cond_destroy(&l->follow);
 	pthread_cond_destroy(&l->news);
 	pthread_mutex_destroy(&l->lock);
 	gw_lazy_gift_free(l);

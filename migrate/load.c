@@ -166,7 +166,7 @@ static int load_state(struct gw_load *l, struct gw_error *err)
 	if (!state)
 		return gw_error_set(err, EPROTO, "the snapshot %s has no device state", l->p.name);
 	r = l->vm.ops->load(l->vm.self, state, len, err);
-	if (r == 0 && l->vm.ops->renew)
+	if (r == 0 && l->vm.ops->renew && !l->p.exclusive)
 		r = l->vm.ops->renew(l->vm.self, err);
 	return r ?: step(l, GW_FP_LOAD_STATE, err);
 }

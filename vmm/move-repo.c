@@ -88,7 +88,7 @@ int gw_vm_move_load(struct gw_vm_move *mv, const Godwit__Load *req, struct gw_er
 {
 	struct gw_move_vm vm = gw_vm_move_handle(mv);
 	struct gw_load_params p = { .url = req->url, .name = req->name, .generation = req->generation, .epoch = req->epoch,
-				    .paused = req->paused, .lineage = gw_vm_lineage(mv->vm) };
+				    .paused = req->paused, .exclusive = req->exclusive && !req->clone, .lineage = gw_vm_lineage(mv->vm) };
 	int r = check_key(req->key, err) ?: take_ticket(req->ticket, &p.ticket, err);
 
 	if (r == 0 && req->id.len != sizeof(p.id))

@@ -260,6 +260,14 @@ def clones_are_their_own(lab):
         device = meet(lab, mac)
         faultless, verdict = lab.check_workload()
         assert faultless, (mac, verdict)
+    # Who is suspended and goes on as the only one is not told; who may have gone on before is.
+    save(cluster, "h1", "suspend")
+    resume(cluster, "h1")
+    all_here(cluster, "h1")
+    assert forks(lab, "h1", "vm") == 0
+    cluster.godwit("h1", "stop", "vm", "--force")
+    resume(cluster, "h1", "--force")
+    wait_for(lambda: forks(lab, "h1", "vm") == 1, "vm knows that it goes on again")
     # One of them alone is asked, and answers when the others do not run any more: here, and where it moves to.
     for vm in ("vm", "vm-1"):
         cluster.remove(vm)

@@ -21,6 +21,7 @@ struct suspend_test {
 	struct gw_journal *copy_journal;
 	struct gw_load *load;
 	struct gw_load_params load_params;
+	bool exclusive;         /* nobody else goes on from the snapshot */
 
 	pthread_mutex_t lock;
 	pthread_cond_t change;

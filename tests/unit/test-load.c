@@ -46,6 +46,20 @@ static void runs_while_its_memory_comes(void **state)
 	suspend_release(&t);
 }
 
+static void who_goes_on_alone_is_not_told(void **state)
+{
+	struct suspend_test t;
+
+	suspend(&t, *state, 16 * MIB);
+	t.exclusive = true;
+	resume_start(&t, 200000);
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	assert_int_equal(t.copy.renewed, 0);
+	resume_assert_equal(&t);
+	resume_end(&t);
+	suspend_release(&t);
+}
+
 static void a_paused_vm_comes_paused(void **state)
 {
 	struct suspend_test t;
@@ -393,6 +407,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(runs_while_its_memory_comes, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(who_goes_on_alone_is_not_told, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(a_paused_vm_comes_paused, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(the_order_of_touches_goes_along, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(the_repository_goes_away_and_comes_back, repo_setup, repo_teardown),
