@@ -17,8 +17,9 @@ CC ?= gcc
 ifeq ($(origin CC),default)
 CC := gcc
 endif
-PKGS := openssl libprotobuf-c libxxhash libzstd liblz4 liburing libnbd libsystemd jansson
-PKGS += libcurl expat
+PKGS := openssl libprotobuf-c libxxhash libzstd liblz4 liburing libsystemd jansson expat
+# Loaded when they are needed (lib/late.h): only their headers are.
+LATE_PKGS := libnbd libcurl
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 -Wno-unused-parameter -Wno-format-nonliteral
 WERROR ?= $(if $(CI),-Werror)
 OPT ?= -O2 -g
@@ -44,7 +45,7 @@ endif
 ifdef BENCH
 ALL_CFLAGS += -DGW_BENCH_SWITCHES=1
 endif
-PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) $(LATE_PKGS) 2>/dev/null)
 LIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
 
 V ?= 0

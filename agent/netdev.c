@@ -37,12 +37,20 @@ static int open_tap(const char *name, int *ret)
 	return 0;
 }
 
+static bool sysfs_has(const char *name, const char *what)
+{
+	char path[80];
+
+	snprintf(path, sizeof(path), "/sys/class/net/%s/%s", name, what);
+	return access(path, F_OK) == 0;
+}
+
 void gw_tap_remove(const char *name)
 {
 	gw_autofd fd = -1;
 
-	/* A device that is not persistent goes with its last descriptor. */
-	if (if_nametoindex(name) && open_tap(name, &fd) == 0)
+	/* Asked of sysfs: for an ioctl on a name that is not there the kernel runs modprobe. A device that is not persistent goes with its last descriptor. */
+	if (sysfs_has(name, "tun_flags") && open_tap(name, &fd) == 0)
 		ioctl(fd, TUNSETPERSIST, 0);
 }
 
@@ -104,14 +112,6 @@ int gw_tap_make(const char *name, const char *bridge, struct gw_error *err)
 	if (r == 0 && ioctl(fd, TUNSETPERSIST, 1) < 0)
 		r = gw_error_errno(err, errno, "cannot keep tap %s", name);
 	return r;
-}
-
-static bool sysfs_has(const char *name, const char *what)
-{
-	char path[80];
-
-	snprintf(path, sizeof(path), "/sys/class/net/%s/%s", name, what);
-	return access(path, F_OK) == 0;
 }
 
 int gw_bridge_check(const char *name, struct gw_error *err)

@@ -336,9 +336,12 @@ static void nbd_close_backend(struct gw_blk_backend *be)
 
 static int nbd_open(const struct gw_blk_open *args, struct gw_blk_backend **ret, struct gw_error *err)
 {
-	struct gw_nbd *nbd = calloc(1, sizeof(*nbd));
-	int r;
+	struct gw_nbd *nbd;
+	int r = gw_late_nbd(err);
 
+	if (r < 0)
+		return r;
+	nbd = calloc(1, sizeof(*nbd));
 	if (!nbd)
 		return gw_error_set(err, ENOMEM, "out of memory");
 	nbd->be.ops = &gw_blk_nbd_ops;

@@ -6,10 +6,9 @@
 #ifndef GW_VMM_BLK_NBD_H
 #define GW_VMM_BLK_NBD_H
 
-#include <libnbd.h>
-
 #include "lib/log.h"
 #include "vmm/blk-backend.h"
+#include "vmm/late-nbd.h"
 
 /* Commands at the server at a time, and the most data of one. */
 #define GW_NBD_COMMANDS 32

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /* What of an HTTP answer's head is of use; see s3-http.h. */
-#include <curl/curl.h>
 #include <string.h>
 #include <strings.h>
 
 #include "lib/parse.h"
 #include "lib/util.h"
+#include "migrate/repo/late-curl.h"
 #include "migrate/repo/s3-http.h"
 
 /* "bytes 5-9/100" */

@@ -2,7 +2,6 @@
 /* HTTP exchanges over libcurl; see s3-http.h. */
 #include "migrate/repo/s3-http.h"
 
-#include <curl/curl.h>
 #include <errno.h>
 #include <limits.h>
 #include <netinet/in.h>
@@ -15,6 +14,7 @@
 
 #include "lib/clock.h"
 #include "lib/util.h"
+#include "migrate/repo/late-curl.h"
 
 #define MAX_IDLE 32              /* slots, that is connections, kept for later */
 #define MAX_HEAD (64u << 10)     /* bytes of all headers of an answer */
@@ -68,6 +68,8 @@ int gw_s3_http_new(const char *ca, unsigned stall_s, struct gw_s3_http **ret, st
 {
 	struct gw_s3_http *h;
 
+	if (gw_late_curl(err) < 0)
+		return -ENOENT;
 	pthread_once(&curl_once, start_curl);
 	if (curl_state != CURLE_OK)
 		return gw_error_set(err, EIO, "libcurl does not start: %s", curl_easy_strerror(curl_state));

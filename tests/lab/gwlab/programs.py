@@ -10,6 +10,7 @@ from . import debian
 from .paths import LAB_DIR, cache_dir
 
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-pthread"]
+LATE_LIBRARIES = ("libcurl.so.4", "libnbd.so.0") # lib/late.h
 
 
 def program(name):
@@ -27,9 +28,15 @@ def program(name):
     return target
 
 
-def shared_libraries(binary):
-    """The libraries and the loader that a dynamic executable needs, by their paths; none for a static one."""
+def _linked(binary):
     done = subprocess.run(["ldd", str(binary)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    if done.returncode:
-        return []
-    return [Path(p) for p in re.findall(r"(/\S+) \(0x", done.stdout)]
+    return [Path(p) for p in re.findall(r"(/\S+) \(0x", done.stdout)] if done.returncode == 0 else []
+
+
+def shared_libraries(binary):
+    """The libraries and the loader that a dynamic executable needs, by their paths, those that it loads late too; none for a static one."""
+    found = _linked(binary)
+    content = Path(binary).read_bytes() if found else b""
+    for late in (found[0].parent / name for name in LATE_LIBRARIES if name.encode() in content):
+        found += [late, *_linked(late)]
+    return list(dict.fromkeys(found))
