@@ -27,8 +27,8 @@ struct gw_load {
 	struct gw_journal *journal;
 	gw_load_progress_fn *fn;
 	void *arg;
-	pthread_t thread;
-	bool threaded;
+	pthread_t thread, turner;
+	bool threaded, turnered;
 	uint64_t started_ns;
 
 	/* Engine's thread only, once it runs. */
@@ -41,10 +41,13 @@ struct gw_load {
 	struct gw_lazy *lazy;   /* the same */
 	bool cancelled;         /* under lock */
 	bool past_return;       /* under lock: the VM is here */
-	bool paused, stalled;   /* under lock: why it is not to run; the second set by the engine's thread */
-	bool runs;              /* under lock, by the engine's thread: it does, or is about to */
+	pthread_cond_t wish;    /* with lock: some of what follows changed */
+	bool owned;             /* under lock, as all of these: it may run */
+	bool paused, stalled;   /* why it is not to run; the second set by the engine's thread */
+	bool runs;              /* by the turner's thread: it does, or is about to */
 	bool turning;           /* the same: it is being stopped or run */
-	bool ended;             /* under lock: it is not stopped or run from here any more */
+	bool ending, ended;     /* it is not to be stopped or run from here once it is as wished; it is not any more */
+	uint64_t start_us;      /* when it ran first; 0: not yet */
 	pthread_mutex_t life;   /* held while the VM is stopped or run from here, which may wait for memory; not with the lock */
 	bool forgotten;         /* under life: the VM is somebody else's to stop and to run */
 	bool announced;         /* under life */
@@ -74,6 +77,9 @@ static void report(struct gw_load *l, enum gw_load_phase phase)
 	struct gw_load_progress *p = &l->progress;
 	uint64_t now = gw_now_ns();
 
+	pthread_mutex_lock(&l->lock);
+	p->start_us = l->start_us;
+	pthread_mutex_unlock(&l->lock);
 	p->phase = phase;
 	p->elapsed_ms = (now - l->started_ns) / GW_NS_PER_MS;
 	if (l->lazy) {
@@ -250,23 +256,50 @@ static void turn(struct gw_load *l, bool run)
 		l->vm.ops->announce(l->vm.self);
 }
 
-/* Stops the VM, or lets it run, as is wished. To stop it waits for what waits for memory. */
-static void settle(struct gw_load *l)
+/*
+ * Stops the VM, or lets it run, as is wished: a thread of its own, since either can take as long as a page does that the VM or one of its devices waits for, and that
+ * is to be told meanwhile.
+ */
+static void *turner_main(void *arg)
 {
-	bool run, due;
+	struct gw_load *l = arg;
 
 	pthread_mutex_lock(&l->lock);
-	run = !l->paused && !l->stalled;
-	due = run != l->runs;
-	l->turning = due;
-	l->runs = run;
+	for (;;) {
+		bool run = l->owned && !l->paused && !l->stalled;
+
+		if (run == l->runs && l->ending)
+			break;
+		if (run == l->runs) {
+			pthread_cond_wait(&l->wish, &l->lock);
+			continue;
+		}
+		l->runs = run;
+		l->turning = true;
+		pthread_mutex_unlock(&l->lock);
+		turn(l, run);
+		gw_lazy_nudge(l->lazy);
+		pthread_mutex_lock(&l->lock);
+		l->turning = false;
+		if (run && l->start_us == 0)
+			l->start_us = (gw_now_ns() - l->started_ns) / GW_NS_PER_US;
+	}
+	l->ended = true;
 	pthread_mutex_unlock(&l->lock);
-	if (!due)
-		return;
-	turn(l, run);
+	return NULL;
+}
+
+/* The VM is as was wished, and from now on can be stopped at once, by whoever has it. */
+static void end_turner(struct gw_load *l)
+{
 	pthread_mutex_lock(&l->lock);
-	l->turning = false;
+	l->stalled = false;
+	l->ending = true;
+	pthread_cond_signal(&l->wish);
 	pthread_mutex_unlock(&l->lock);
+	if (l->turnered)
+		pthread_join(l->turner, NULL);
+	l->turnered = false;
 }
 
 /* The VM stands still while it waits for what cannot be read: its time does not go on unseen, nor half of it without the other half. */
@@ -281,6 +314,7 @@ static void look_for_stall(struct gw_load *l)
 		return;
 	pthread_mutex_lock(&l->lock);
 	l->stalled = stands;
+	pthread_cond_signal(&l->wish);
 	pthread_mutex_unlock(&l->lock);
 	if (stands) {
 		gw_warn("the VM waits for memory that cannot be read: %s", st.why);
@@ -288,29 +322,14 @@ static void look_for_stall(struct gw_load *l)
 	}
 }
 
-/* All is here: from now on the VM can be stopped at once, by whoever has it. What was wished before is done. */
-static void hand_back(struct gw_load *l)
-{
-	bool ended;
-
-	do {
-		settle(l);
-		pthread_mutex_lock(&l->lock);
-		l->stalled = false;
-		ended = l->ended = l->runs == !l->paused;
-		pthread_mutex_unlock(&l->lock);
-	} while (!ended);
-}
-
 static void fetch(struct gw_load *l)
 {
 	begin_background(l);
 	while (!gw_lazy_wait(l->lazy, l->stalled, gw_now_ns() + TICK_NS)) {
 		look_for_stall(l);
-		settle(l);
 		report(l, l->stalled ? GW_LOAD_STALL : GW_LOAD_FETCH);
 	}
-	hand_back(l);
+	end_turner(l);
 	gw_lazy_all_here(l->lazy);
 }
 
@@ -326,9 +345,11 @@ static void *load_main(void *arg)
 	}
 	if (gw_failpoint(GW_FP_LOAD_OWNED) < 0)
 		gw_warn("loading: failpoint");
-	/* Nobody else could take it back: what it does may be seen from outside at once. */
-	settle(l);
-	l->progress.start_us = (gw_now_ns() - l->started_ns) / GW_NS_PER_US;
+	/* Nobody else could take it back: what it does may be seen from outside at once. It is here, even if it must wait for memory before it runs. */
+	pthread_mutex_lock(&l->lock);
+	l->owned = true;
+	pthread_cond_signal(&l->wish);
+	pthread_mutex_unlock(&l->lock);
 	report(l, GW_LOAD_FETCH);
 	if (gw_failpoint(GW_FP_LOAD_RUNNING) < 0)
 		gw_warn("loading: failpoint");
@@ -340,6 +361,17 @@ static void *load_main(void *arg)
 
 /* ---- life ---- */
 
+static int start_threads(struct gw_load *l)
+{
+	int r = gw_thread_create(&l->turner, turner_main, l);
+
+	l->turnered = r == 0;
+	if (r == 0)
+		r = gw_thread_create(&l->thread, load_main, l);
+	l->threaded = r == 0;
+	return r;
+}
+
 int gw_load_start(const struct gw_load_params *params, const struct gw_move_vm *vm, struct gw_journal *journal, gw_load_progress_fn *fn, void *arg,
 		  struct gw_load **ret, struct gw_error *err)
 {
@@ -350,6 +382,7 @@ int gw_load_start(const struct gw_load_params *params, const struct gw_move_vm *
 		return params->url && params->name ? gw_error_set(err, ENOMEM, "out of memory") :
 						     gw_error_set(err, EINVAL, "a repository and a snapshot's name are needed");
 	pthread_mutex_init(&l->lock, NULL);
+	pthread_cond_init(&l->wish, NULL);
 	pthread_mutex_init(&l->life, NULL);
 	l->p = *params;
 	l->p.url = strdup(params->url);
@@ -361,11 +394,10 @@ int gw_load_start(const struct gw_load_params *params, const struct gw_move_vm *
 	l->arg = arg;
 	l->started_ns = l->base_ns = gw_now_ns();
 	l->progress.ram_bytes = gw_ram_size(vm->ram);
-	r = l->p.url && l->p.name ? gw_thread_create(&l->thread, load_main, l) : -ENOMEM;
-	l->threaded = r == 0;
+	r = l->p.url && l->p.name ? start_threads(l) : -ENOMEM;
 	if (r < 0) {
 		gw_load_free(l);
-		return gw_error_errno(err, r, "cannot start the thread that loads");
+		return gw_error_errno(err, r, "cannot start the threads that load");
 	}
 	*ret = l;
 	return 0;
@@ -401,9 +433,8 @@ int gw_load_pause(struct gw_load *l, bool pause)
 		r = -ESHUTDOWN;
 	else
 		l->paused = pause;
+	pthread_cond_signal(&l->wish);
 	pthread_mutex_unlock(&l->lock);
-	if (r == 0)
-		gw_lazy_nudge(l->lazy);
 	return r;
 }
 
@@ -447,6 +478,7 @@ void gw_load_free(struct gw_load *l)
 		(void)gw_load_cancel(l);
 		pthread_join(l->thread, NULL);
 	}
+	end_turner(l);
 	if (l->repo)
 		gw_repo_cancel(l->repo);
 	gw_lazy_free(l->lazy);
@@ -457,6 +489,7 @@ void gw_load_free(struct gw_load *l)
 	OPENSSL_cleanse(l->p.key, sizeof(l->p.key));
 	OPENSSL_cleanse(&l->p.ticket, sizeof(l->p.ticket));
 	pthread_mutex_destroy(&l->life);
+	pthread_cond_destroy(&l->wish);
 	pthread_mutex_destroy(&l->lock);
 	free(l);
 }

@@ -61,7 +61,7 @@ struct gw_load_params {
 	struct gw_lineage *lineage;   /* borrowed until gw_load_free(): memory is shared by it while it comes (ksm/lineage.h); NULL: it is not */
 };
 
-/* On the engine's thread, at least about five times a second but while the VM is being stopped. After DONE, FAILED or CANCELLED it is not called again. */
+/* On the engine's thread, at least about five times a second. After DONE, FAILED or CANCELLED it is not called again. */
 typedef void gw_load_progress_fn(void *arg, const struct gw_load_progress *p);
 
 struct gw_load;
@@ -72,8 +72,8 @@ int gw_load_start(const struct gw_load_params *params, const struct gw_move_vm *
 /* Any thread. 0: it will end as CANCELLED unless it fails first; -EBUSY: the VM is here. */
 int gw_load_cancel(struct gw_load *l);
 /*
- * Any thread, once the VM is here: it is not to run, or it may again. To stop a VM may take as long as a page does that it waits for, so this only asks; the engine's
- * thread does it, and reports then. -ESHUTDOWN: all is here, and the VM the caller's to stop and to run.
+ * Any thread, once the VM is here: it is not to run, or it may again. To stop a VM may take as long as a page does that it waits for, so this only asks; another
+ * thread of the engine does it, and that is reported then. -ESHUTDOWN: all is here, and the VM the caller's to stop and to run.
  */
 int gw_load_pause(struct gw_load *l, bool pause);
 /*

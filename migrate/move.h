@@ -59,7 +59,7 @@ struct gw_move_talk {
 /* A packet that came for the VM, as its device hands it to the guest. `device` is an index that means the same at both ends. */
 typedef void gw_move_packet_fn(void *arg, unsigned device, const void *data, size_t len);
 
-/* All are called from the engine's main thread. */
+/* All are called from the engine's main thread; of a load (load.h) stop, run and announce from another, once it calls no others. */
 struct gw_move_vm_ops {
 	/* Source: lets what writes RAM run for so many percent of the time less; 0 as before. May be NULL. */
 	void (*slow)(void *vm, unsigned percent);

@@ -239,7 +239,11 @@ static void op_awaited(void *self, struct gw_move_talk *ret)
 
 static void op_run(void *self)
 {
-	move_vm_run(self);
+	struct move_vm *vm = self;
+
+	for (unsigned i = 0; vm->touches_to_run && i < 4; i++)
+		(void)*(volatile uint8_t *)gw_ram_page(vm->ram, i);
+	move_vm_run(vm);
 }
 
 static void op_released(void *self)

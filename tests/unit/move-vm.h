@@ -23,6 +23,7 @@ struct move_vm {
 	uint8_t *saved_ram;          /* where RAM is copied to when state is saved; NULL: nowhere */
 	uint32_t cpus;               /* as described to the other side */
 	bool fail_load, fail_save;
+	bool touches_to_run;         /* a device reads memory before it runs */
 	uint64_t unanswered_ms;      /* before the stop; 0: nobody waits */
 	unsigned answers_after_ms;   /* after the release; 0: it does not */
 	uint64_t answered;           /* a conversation with answers; the destination's is what it was told */

@@ -138,6 +138,7 @@ void resume_start(struct suspend_test *t, uint64_t rate)
 	move_vm_init(&t->copy, size, size / 2);
 	fail_without_uffd(&t->copy);
 	t->copy.write_rate = rate;
+	t->copy.touches_to_run = t->touches_to_run;
 	t->copy_journal = open_journal(t->repo, "copy-journal");
 	t->load_ended = t->stalled_once = false;
 	memset(&t->loaded, 0, sizeof(t->loaded));

@@ -147,6 +147,26 @@ static void the_repository_goes_away_and_comes_back(void **state)
 	suspend_release(&t);
 }
 
+/* The VM is here and is told of, though one of its devices waits for memory that cannot be read before it runs. */
+static void a_device_waits_before_it_runs(void **state)
+{
+	struct suspend_test t;
+
+	suspend(&t, *state, 16 * MIB);
+	move_packs(*state, "packs", "gone");
+	t.touches_to_run = true;
+	resume_start(&t, 200000);
+	resume_wait_phase(&t, GW_LOAD_STALL);
+	assert_int_equal(gw_journal_last(t.copy_journal)->state, GW_JOURNAL_OWNER);
+	assert_false(move_vm_running(&t.copy));
+	move_packs(*state, "gone", "packs");
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	assert_true(move_vm_running(&t.copy));
+	resume_assert_equal(&t);
+	resume_end(&t);
+	suspend_release(&t);
+}
+
 static void pause_and_wait(struct suspend_test *t, bool pause)
 {
 	uint64_t deadline = gw_now_ns() + TEST_PATIENCE;
@@ -411,6 +431,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_paused_vm_comes_paused, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(the_order_of_touches_goes_along, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(the_repository_goes_away_and_comes_back, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(a_device_waits_before_it_runs, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(paused_while_its_memory_comes, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(paused_while_it_waits_for_what_cannot_be_read, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(paused_and_unpaused_all_the_time, repo_setup, repo_teardown),
