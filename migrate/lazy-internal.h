@@ -7,8 +7,8 @@
 
 #include "migrate/lazy.h"
 
-#define GW_LAZY_FAULTERS 5      /* threads for what somebody waits for, of which one watches for faults */
-#define GW_LAZY_FETCHERS 8      /* with those for the rest */
+#define GW_LAZY_FAULTERS 4      /* threads for what somebody waits for, of which one watches for faults */
+#define GW_LAZY_FETCHERS 7      /* with those for the rest */
 #define GW_LAZY_RANGES 64       /* of one fetch */
 #define GW_LAZY_MAX_TOUCHED (1u << 16) /* ranges that are remembered */
 #define GW_LAZY_PAGES 1024u     /* of one fetch */
@@ -48,8 +48,7 @@ struct gw_lazy {
 	pthread_cond_t news;  /* for gw_lazy_wait() */
 	bool quit, background, nudged;
 	bool watched;         /* a thread waits for faults */
-	unsigned fetching;    /* threads for faults that fetch now */
-	bool ordering;        /* one of them fetches what was touched first the last time */
+	unsigned fetching;    /* threads that fetch for faults now */
 	uint64_t *here;       /* one bit a page: placed */
 	uint64_t *claimed;    /* a thread fetches it, or has */
 	uint64_t *wanted;     /* somebody waits for it */
@@ -73,10 +72,7 @@ static inline bool gw_lazy_bit(const uint64_t *bitmap, uint64_t page)
 	return bitmap[page / 64] >> (page % 64) & 1;
 }
 
-/*
- * lazy-work.c: what to fetch next for somebody who waits, else what is going to be waited for by the order; or for nobody yet. With the lock held; claims it. False:
- * nothing now.
- */
+/* lazy-work.c: what to fetch next for somebody who waits, or for nobody yet. With the lock held; claims it. False: nothing now. */
 bool gw_lazy_next(struct gw_lazy *l, bool fault, struct gw_lazy_work *ret);
 /* Somebody waits for the page. 0 or -ENOMEM. */
 int gw_lazy_want(struct gw_lazy *l, uint64_t page);

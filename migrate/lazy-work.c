@@ -219,7 +219,7 @@ static void next_by_number(struct gw_lazy *l, struct gw_lazy_work *w)
 		end_with_a_block(l, w);
 }
 
-static bool next_ordered(struct gw_lazy *l, struct gw_lazy_work *w)
+static bool next_background(struct gw_lazy *l, struct gw_lazy_work *w)
 {
 	while (l->order_at < l->norder && w->pages < ORDER_PAGES && w->count < GW_LAZY_RANGES) {
 		const struct gw_snap_range *o = &l->order[l->order_at];
@@ -230,12 +230,7 @@ static bool next_ordered(struct gw_lazy *l, struct gw_lazy_work *w)
 		l->order_at++;
 		l->order_done = 0;
 	}
-	return w->count > 0;
-}
-
-static bool next_background(struct gw_lazy *l, struct gw_lazy_work *w)
-{
-	if (!next_ordered(l, w))
+	if (w->count == 0)
 		next_by_number(l, w);
 	l->stride = GW_MIN(l->stride * 2, GW_LAZY_PAGES);
 	return w->count > 0;
@@ -245,10 +240,6 @@ bool gw_lazy_next(struct gw_lazy *l, bool fault, struct gw_lazy_work *w)
 {
 	w->count = 0;
 	w->pages = 0;
-	w->fault = fault && next_fault(l, w);
-	if (w->fault)
-		return true;
-	if (fault)
-		return !l->ordering && next_ordered(l, w);
-	return l->background && next_background(l, w);
+	w->fault = fault;
+	return fault ? next_fault(l, w) : l->background && next_background(l, w);
 }

@@ -342,34 +342,8 @@ static void idle(struct gw_lazy *l, bool faults)
 
 struct fetcher {
 	struct gw_lazy *l;
-	bool faults; /* for those who wait, or are going to */
+	bool faults; /* for those who wait, and for nothing else */
 };
-
-/* With the lock held, which is let go while it fetches. */
-static void do_work(struct placing *p, bool faults, struct gw_lazy_work *work)
-{
-	struct gw_error err = GW_ERROR_INIT;
-	bool ordering = faults && !work->fault;
-	struct gw_lazy *l = p->l;
-	int r;
-
-	l->fetching += faults;
-	l->ordering |= ordering;
-	/* Another takes the next fault, or watches for it. */
-	if (faults && !l->watched)
-		pthread_cond_signal(&l->follow);
-	pthread_mutex_unlock(&l->lock);
-	if (p->share)
-		gw_lazy_share_find(p->share, work);
-	r = work->count ? fetch(p, work, &err) : 0;
-	pthread_mutex_lock(&l->lock);
-	l->fetching -= faults;
-	l->ordering &= !ordering;
-	if (work->count)
-		note_read(l, work, r, &err);
-	else
-		note_found(l);
-}
 
 static void *fetcher_main(void *arg)
 {
@@ -390,10 +364,27 @@ static void *fetcher_main(void *arg)
 		p.huge = NULL;
 	pthread_mutex_lock(&l->lock);
 	while (data && !l->quit) {
-		if (next_read(l, f.faults, &work))
-			do_work(&p, f.faults, &work);
-		else
+		struct gw_error err = GW_ERROR_INIT;
+		int r;
+
+		if (!next_read(l, f.faults, &work)) {
 			idle(l, f.faults);
+			continue;
+		}
+		l->fetching += f.faults;
+		/* Another takes the next fault, or watches for it. */
+		if (f.faults && !l->watched)
+			pthread_cond_signal(&l->follow);
+		pthread_mutex_unlock(&l->lock);
+		if (p.share)
+			gw_lazy_share_find(p.share, &work);
+		r = work.count ? fetch(&p, &work, &err) : 0;
+		pthread_mutex_lock(&l->lock);
+		l->fetching -= f.faults;
+		if (work.count)
+			note_read(l, &work, r, &err);
+		else
+			note_found(l);
 	}
 	pthread_mutex_unlock(&l->lock);
 	gw_lazy_share_free(p.share);
@@ -505,7 +496,6 @@ int gw_lazy_background(struct gw_lazy *l, const struct gw_snap_range *order, siz
 	l->cursor = begin_at(l);
 	l->background = true;
 	pthread_cond_broadcast(&l->work);
-	pthread_cond_signal(&l->follow);
 	pthread_mutex_unlock(&l->lock);
 	return 0;
 }
