@@ -47,7 +47,6 @@ struct gw_load {
 	bool runs;              /* by the turner's thread: it does, or is about to */
 	bool turning;           /* the same: it is being stopped or run */
 	bool ending, ended;     /* it is not to be stopped or run from here once it is as wished; it is not any more */
-	uint64_t start_us;      /* when it ran first; 0: not yet */
 	pthread_mutex_t life;   /* held while the VM is stopped or run from here, which may wait for memory; not with the lock */
 	bool forgotten;         /* under life: the VM is somebody else's to stop and to run */
 	bool announced;         /* under life */
@@ -77,9 +76,6 @@ static void report(struct gw_load *l, enum gw_load_phase phase)
 	struct gw_load_progress *p = &l->progress;
 	uint64_t now = gw_now_ns();
 
-	pthread_mutex_lock(&l->lock);
-	p->start_us = l->start_us;
-	pthread_mutex_unlock(&l->lock);
 	p->phase = phase;
 	p->elapsed_ms = (now - l->started_ns) / GW_NS_PER_MS;
 	if (l->lazy) {
@@ -281,8 +277,6 @@ static void *turner_main(void *arg)
 		gw_lazy_nudge(l->lazy);
 		pthread_mutex_lock(&l->lock);
 		l->turning = false;
-		if (run && l->start_us == 0)
-			l->start_us = (gw_now_ns() - l->started_ns) / GW_NS_PER_US;
 	}
 	l->ended = true;
 	pthread_mutex_unlock(&l->lock);
@@ -350,6 +344,7 @@ static void *load_main(void *arg)
 	l->owned = true;
 	pthread_cond_signal(&l->wish);
 	pthread_mutex_unlock(&l->lock);
+	l->progress.start_us = (gw_now_ns() - l->started_ns) / GW_NS_PER_US;
 	report(l, GW_LOAD_FETCH);
 	if (gw_failpoint(GW_FP_LOAD_RUNNING) < 0)
 		gw_warn("loading: failpoint");

@@ -42,7 +42,7 @@ struct gw_load_progress {
 	uint64_t rate;        /* bytes/s, recent */
 	uint64_t eta_ms;      /* 0: unknown */
 	uint64_t faults;      /* pages that were waited for */
-	uint64_t start_us;    /* from the beginning to OWNER and run; 0: not yet */
+	uint64_t start_us;    /* from the beginning to OWNER, from when on it may run; 0: not yet */
 	uint64_t elapsed_ms;
 	char message[256];
 };
