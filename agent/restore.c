@@ -102,6 +102,7 @@ int gw_restore_suspension(const struct gw_restore *s, Godwit__VmRecord *rec)
 	to.name = (char *)s->info->name;
 	to.generation = s->info->generation;
 	to.id = (ProtobufCBinaryData){ sizeof(s->info->id), (uint8_t *)s->info->id };
+	to.forced = s->forced;
 	copy = (Godwit__Suspension *)gw_pb_copy(&to.base);
 	if (!copy)
 		return -ENOMEM;
@@ -133,7 +134,7 @@ static int hand_over(const struct gw_restore *s, struct gw_guest *g, bool paused
 	load.epoch = g->record->epoch + 1;
 	load.clone = g->record->cloning;
 	pthread_mutex_unlock(&g->lock);
-	load.exclusive = s->exclusive;
+	load.exclusive = !s->forced;
 	load.paused = paused || s->about->vm->paused;
 	req.op_case = GODWIT__VMM_REQUEST__OP_LOAD;
 	req.load = &load;

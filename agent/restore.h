@@ -18,7 +18,7 @@ struct gw_restore {
 	const struct gw_snap_info *info; /* of it */
 	Godwit__SnapshotAbout *about;    /* checked */
 	char *kernel, *initrd;           /* found by content elsewhere than the VM has them; else NULL */
-	bool exclusive;                  /* set by who knows: nobody else goes on from it as this VM */
+	bool forced;                     /* set by who knows: somebody may have gone on from it as this VM before */
 };
 
 /* To be released in every case. `generation` 0: the latest. */

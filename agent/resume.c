@@ -119,11 +119,14 @@ static int find(struct resume *s, struct gw_error *err)
 	int r = 0;
 
 	s->fresh = true;
+	s->from.forced = s->req->force;
 	s->epoch = s->from.about->vm->epoch + 1;
 	if (g) {
 		pthread_mutex_lock(&g->lock);
 		gw_guest_wait_left_locked(g);
 		s->before = g->record->state;
+		/* An attempt by force that came to nothing is one still. */
+		s->from.forced |= is_this(s, g->record->suspension) && g->record->suspension->forced;
 		s->fresh = s->before == GODWIT__VM_STATE__VM_MOVED;
 		if (s->fresh)
 			s->epoch = GW_MAX(s->epoch, g->record->epoch + 1);
@@ -201,8 +204,6 @@ int gw_resume(struct gw_agent *a, const Godwit__ResumeRequest *req, struct gw_gu
 	r = r ?: find(&s, err);
 	if (r == 0) {
 		r = take(&s, err);
-		/* Handed over by records and journals; what is forced may have been resumed before. */
-		s.from.exclusive = !req->force;
 		if (r == 0) {
 			r = gw_restore_bring(&s.from, s.g, req->paused, err);
 			if (r < 0)

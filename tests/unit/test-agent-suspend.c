@@ -397,6 +397,38 @@ static void nobody_saw_it_run(void **state)
 	check(agent_cli(&lab, 0, NULL, 0, "resume v --force %s", from) == 0);
 }
 
+/* Resumed by force, it dies with the agent before it owns the VM: whoever resumes it then without knows still that it may have gone on before. */
+static void what_was_forced_stays_so(void **state)
+{
+	char out[4096], never[128];
+	pid_t pid;
+
+	restart_vm("");
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 0, "v", "running"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "show v --json") == 0 && strstr(out, "\"forced\": false"));
+	check(agent_cli(&lab, 0, NULL, 0, "stop v --force") == 0);
+	agent_host_kill(&lab, 0, SIGKILL);
+	snprintf(never, sizeof(never), "%s/forced.hit", lab.dir);
+	snprintf(out, sizeof(out), "load-opened=wait:%s/forced", lab.dir);
+	agent_host_start(&lab, 0, out);
+	pid = agent_cli_start(&lab, 0, "resume v --force %s", from);
+	for (unsigned i = 0; i < 6000 && access(never, F_OK) < 0; i++)
+		usleep(10000);
+	check(access(never, F_OK) == 0);
+	agent_host_kill(&lab, 0, SIGKILL);
+	agent_cli_wait(pid);
+	check(agent_kill_vmm(&lab, 0, "v"));
+	agent_host_start(&lab, 0, NULL);
+	check(agent_wait_state(&lab, 0, "v", "suspended"));
+	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 0, "v", "running"));
+	check(agent_cli(&lab, 0, out, sizeof(out), "show v --json") == 0 && strstr(out, "\"forced\": true"));
+	/* Saved anew it is nobody else's. */
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	check(agent_cli(&lab, 0, out, sizeof(out), "show v --json") == 0 && strstr(out, "\"forced\": false"));
+	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 0, "v", "running"));
+}
+
 /* Holds the lock of a VM as a process does that is dying, by no descriptor that an agent could find, until the agent says that it waits. */
 static pid_t hold_lock(void)
 {
@@ -504,6 +536,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(it_is_paused_while_its_memory_comes, begin, end),
 		cmocka_unit_test_setup_teardown(killed_on_the_way, begin, end),
 		cmocka_unit_test_setup_teardown(nobody_saw_it_run, begin, end),
+	cmocka_unit_test_setup_teardown(what_was_forced_stays_so, begin, end),
 		cmocka_unit_test_setup_teardown(a_lock_outlives_its_vmm, begin, end),
 		cmocka_unit_test_setup_teardown(the_agent_dies_meanwhile, begin, end),
 	};
