@@ -7,6 +7,7 @@
  *   workload dirty RATE_MB_PER_S SIZE_MB asked   the same, all of it whenever it is asked, and nothing in between
  *   workload verify-disk DEVICE [SIZE_MB]     write, flush and re-read blocks (O_DIRECT); DESTROYS what DEVICE holds
  *   workload heartbeat IP PORT                answer every UDP datagram at once (probe.c asks)
+ *   workload tick IP PORT MS                  every MS send a datagram there (a broadcast address will do) with its number, as text
  *   workload check [IP]                       ask the workloads at IP (127.0.0.1) and print a line for each:
  *                                             WORKLOAD ok dirty pages=N faults=0 ... ; exit 1 on faults, 2 when none answers
  */
@@ -195,6 +196,33 @@ int workload_heartbeat(int argc, char **argv)
 	}
 }
 
+int workload_tick(int argc, char **argv)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET };
+	int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), yes = 1;
+	int64_t period, next = workload_now();
+
+	if (argc != 3 || inet_pton(AF_INET, argv[0], &to.sin_addr) != 1) {
+		fprintf(stderr, "workload: tick IP PORT MS\n");
+		return 2;
+	}
+	to.sin_port = htons((uint16_t)workload_number(argv[1], 1, 65535));
+	period = (int64_t)workload_number(argv[2], 1, 60000) * 1000000;
+	if (sock < 0 || setsockopt(sock, SOL_SOCKET, SO_BROADCAST, &yes, sizeof(yes)) < 0) {
+		fprintf(stderr, "workload: tick: %s\n", strerror(errno));
+		return 1;
+	}
+	for (uint64_t n = 0;; n++) {
+		char text[32];
+		int len = snprintf(text, sizeof(text), "%" PRIu64, n);
+
+		sendto(sock, text, (size_t)len, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof(to));
+		/* What was missed while the machine stood still is not made up for. */
+		next = next + period > workload_now() ? next + period : workload_now() + period;
+		workload_sleep_until(next);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -204,12 +232,13 @@ int main(int argc, char **argv)
 		{ "dirty", workload_dirty },
 		{ "verify-disk", workload_disk },
 		{ "heartbeat", workload_heartbeat },
+		{ "tick", workload_tick },
 		{ "check", workload_check },
 	};
 
 	for (size_t i = 0; argc > 1 && i < sizeof(modes) / sizeof(modes[0]); i++)
 		if (!strcmp(argv[1], modes[i].name))
 			return modes[i].run(argc - 2, argv + 2);
-	fprintf(stderr, "usage: workload dirty RATE_MB_PER_S SIZE_MB [asked] | verify-disk DEVICE [SIZE_MB] | heartbeat IP PORT | check [IP]\n");
+	fprintf(stderr, "usage: workload dirty RATE_MB_PER_S SIZE_MB [asked] | verify-disk DEVICE [SIZE_MB] | heartbeat IP PORT | tick IP PORT MS | check [IP]\n");
 	return 2;
 }

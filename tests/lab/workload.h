@@ -48,6 +48,7 @@ uint64_t workload_number(const char *text, uint64_t min, uint64_t max);
 int workload_dirty(int argc, char **argv);
 int workload_disk(int argc, char **argv);
 int workload_heartbeat(int argc, char **argv);
+int workload_tick(int argc, char **argv);
 int workload_check(int argc, char **argv);
 
 #endif

@@ -4,7 +4,7 @@
 The kernel command line steers /init:
     gw.ip=10.77.0.100/24      eth0's address (lo is always up)
     gw.root=/dev/vda          mount this and run its /sbin/init instead of staying in the initramfs
-    gw.run=JOB[,JOB...]       what to start: heartbeat[:PORT]  dirty:MB_PER_S:SIZE_MB[:asked]  disk:DEVICE[:SIZE_MB]  redis (in the rootfs)
+    gw.run=JOB[,JOB...]       what to start: heartbeat[:PORT]  tick:MS (to UDP port 7010 of all hosts)  dirty:MB_PER_S:SIZE_MB[:asked]  disk:DEVICE[:SIZE_MB]  redis (in the rootfs)
 It prints GUEST-READY on the console when all that is done, and keeps a login shell on ttyS0 (and hvc0 if there is one).
 """
 
@@ -41,6 +41,7 @@ start_job() {
 	a=${rest%%:*}; b=${rest#"$a"}; b=${b#:}
 	case $kind in
 	heartbeat) workload heartbeat 0.0.0.0 "${a:-7000}" & ;;
+	tick) workload tick "$(gw gw.ip | sed 's|[0-9]*/24$|255|')" 7010 "$a" & ;;
 	dirty) workload dirty "$a" $(echo "$b" | tr : " ") & ;;
 	disk) workload verify-disk "$a" ${b:+"$b"} & ;;
 	redis) start_redis ;;
