@@ -9,6 +9,7 @@
 #define GW_VMM_DEVICE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "lib/error.h"
 #include "vmm/state.h"
@@ -51,6 +52,8 @@ struct gw_device_ops {
 	void (*drain)(void *dev, const struct gw_packet_sink *sink);
 	/* Resumed: what came for it elsewhere; from an untrusted peer. May be NULL. */
 	void (*deliver)(void *dev, const void *data, size_t len);
+	/* ORs into `bitmap`, one bit a page index, the guest memory that it touches whenever it is resumed. The VM may run. May be NULL. */
+	void (*mark)(void *dev, uint64_t *bitmap);
 	void (*free)(void *dev);
 };
 

@@ -131,9 +131,9 @@ static void start(void *arg)
 	for (unsigned i = 0; i < vd->nqueues; i++) {
 		/*
 		 * Work may have come while the device was stopped. And an interrupt that was on its way when the state was saved may be
-		 * in neither vCPU state nor ours: after a load each queue gets one to spare.
+		 * in neither vCPU state nor ours: after a load each queue gets one to spare, unless its driver does not wait for one.
 		 */
-		if (vd->loaded && vd->queues[i].vq.enabled)
+		if (vd->loaded && vd->queues[i].vq.enabled && gw_vq_may_await_interrupt(&vd->queues[i].vq))
 			raise_queue(vd, i);
 		kick_queue(&vd->queues[i]);
 	}
@@ -340,6 +340,28 @@ static void device_deliver(void *self, const void *data, size_t len)
 		vd->ops->deliver(vd, data, len);
 }
 
+struct marking {
+	struct gw_virtio *vd;
+	uint64_t *bitmap;
+};
+
+static void mark_queues(void *arg)
+{
+	struct marking *m = arg;
+
+	for (unsigned i = 0; i < m->vd->nqueues; i++) {
+		if (m->vd->queues[i].vq.enabled)
+			gw_vq_mark_areas(&m->vd->queues[i].vq, m->bitmap);
+	}
+}
+
+static void device_mark(void *self, uint64_t *bitmap)
+{
+	struct marking m = { self, bitmap };
+
+	gw_iothread_call(m.vd->host.io, mark_queues, &m);
+}
+
 static void forget_msix(void *arg)
 {
 	struct gw_virtio *vd = arg;
@@ -369,6 +391,7 @@ static const struct gw_device_ops device_ops = {
 	.announce = device_announce,
 	.drain = device_drain,
 	.deliver = device_deliver,
+	.mark = device_mark,
 	.free = device_free,
 };
 

@@ -223,9 +223,14 @@ void gw_vq_push(struct gw_vq *vq, uint16_t head, uint32_t written)
 	vq->used_idx++;
 }
 
+static uint16_t used_event(const struct gw_vq *vq)
+{
+	return __atomic_load_n((const uint16_t *)(vq->avail_hva + AVAIL_RING + 2 * vq->size), __ATOMIC_RELAXED);
+}
+
 bool gw_vq_publish(struct gw_vq *vq)
 {
-	uint16_t old = vq->published, event;
+	uint16_t old = vq->published;
 	bool signalled = vq->signalled;
 
 	if (vq->used_idx == old)
@@ -243,8 +248,25 @@ bool gw_vq_publish(struct gw_vq *vq)
 	if (!vq->event_idx)
 		return !(__atomic_load_n((const uint16_t *)(vq->avail_hva + AVAIL_FLAGS), __ATOMIC_RELAXED) &
 			 VRING_AVAIL_F_NO_INTERRUPT);
-	event = __atomic_load_n((const uint16_t *)(vq->avail_hva + AVAIL_RING + 2 * vq->size), __ATOMIC_RELAXED);
-	return !signalled || vring_need_event(event, vq->used_idx, old);
+	return !signalled || vring_need_event(used_event(vq), vq->used_idx, old);
+}
+
+bool gw_vq_may_await_interrupt(const struct gw_vq *vq)
+{
+	return !vq->event_idx || used_event(vq) != vq->used_idx;
+}
+
+static void mark_area(const struct gw_vq *vq, uint64_t gpa, uint64_t len, uint64_t *bitmap)
+{
+	for (uint64_t page = gw_ram_index(vq->ram, gpa); page <= gw_ram_index(vq->ram, gpa + len - 1); page++)
+		bitmap[page / 64] |= 1ull << (page % 64);
+}
+
+void gw_vq_mark_areas(const struct gw_vq *vq, uint64_t *bitmap)
+{
+	mark_area(vq, vq->desc, desc_bytes(vq), bitmap);
+	mark_area(vq, vq->avail, avail_bytes(vq), bitmap);
+	mark_area(vq, vq->used, used_bytes(vq), bitmap);
 }
 
 static void store_used16(struct gw_vq *vq, uint64_t offset, uint16_t value)

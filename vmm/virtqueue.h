@@ -72,6 +72,14 @@ void gw_vq_push(struct gw_vq *vq, uint16_t head, uint32_t written);
 /* Shows the guest all that was pushed. True when it wants an interrupt for it. */
 bool gw_vq_publish(struct gw_vq *vq);
 
+/*
+ * After a load: false when the driver is known to want no interrupt for anything that was published, as it has asked to be told of the next chain only
+ * (§2.7.7.1: its used_event). One that it gets all the same does no harm.
+ */
+bool gw_vq_may_await_interrupt(const struct gw_vq *vq);
+/* ORs the pages of the queue's three areas into `bitmap`, one bit a page index. */
+void gw_vq_mark_areas(const struct gw_vq *vq, uint64_t *bitmap);
+
 /* Tells the driver that kicks are not needed now. A hint. */
 void gw_vq_disable_kicks(struct gw_vq *vq);
 /* Asks for kicks again. True when chains came meanwhile, for which there may be no kick. */

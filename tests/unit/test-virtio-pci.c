@@ -316,22 +316,34 @@ static void state_goes_over(void **state)
 	gw_buf_release(&buf);
 }
 
-/* An interrupt that was on its way at the source may be lost: an arrived device raises one, even with nothing to do. */
-static void arrival_raises_a_spare_interrupt(void **state)
+/* How many interrupts a device raises that arrives with nothing to do; its driver has asked to be told of that index. */
+static unsigned raised_on_arrival(struct fixture *f, uint16_t used_event)
 {
-	struct fixture *f = *state;
 	struct gw_buf buf = GW_BUF_INIT;
+	unsigned before;
+	struct guest_queue *q = &f->guest.q[0];
 
-	assert_true(guest_start(&f->guest, f->fake, SLOT, UINT64_MAX));
-	get_random(&f->guest);
+	((uint16_t *)guest_ptr(&f->guest, q->avail, 6 + 2ull * q->size))[2 + q->size] = used_event;
 	save(f, &buf);
 	f->dev.ops->free(f->dev.self);
 	f->vd = add_rng(f->fake, &f->dev);
 	assert_int_equal(load(&f->dev, &buf), 0);
-	assert_int_equal(fake_raised(f->fake, GUEST_MESSAGE(SLOT, 1)), 0);
+	before = fake_raised(f->fake, GUEST_MESSAGE(SLOT, 1));
 	f->dev.ops->resume(f->dev.self);
-	assert_int_equal(fake_raised(f->fake, GUEST_MESSAGE(SLOT, 1)), 1);
 	gw_buf_release(&buf);
+	return fake_raised(f->fake, GUEST_MESSAGE(SLOT, 1)) - before;
+}
+
+/* An interrupt that was on its way at the source may be lost: an arrived device raises one, unless its driver has seen all there is. */
+static void arrival_raises_a_spare_interrupt(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_true(guest_start(&f->guest, f->fake, SLOT, UINT64_MAX));
+	get_random(&f->guest);
+	assert_int_equal(raised_on_arrival(f, 0), 1);
+	assert_int_equal(raised_on_arrival(f, 1), 0);
+	assert_int_equal(raised_on_arrival(f, 2), 1);
 }
 
 /* Each bit of a state turned over: either refused or harmless, never a crash. */

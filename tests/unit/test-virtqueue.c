@@ -270,6 +270,40 @@ static void event_indexes_rule(void **state)
 	assert_int_equal(*avail_event, 77);
 }
 
+/* Whoever has asked to be told of the next chain only has seen all that there is. */
+static void an_interrupt_may_be_due(void **state)
+{
+	struct fixture *f = *state;
+	uint16_t *used_event = &f->avail[2 + SIZE];
+
+	assert_true(gw_vq_may_await_interrupt(&f->vq)); /* without the feature it cannot be known */
+	f->vq.event_idx = true;
+	assert_false(gw_vq_may_await_interrupt(&f->vq));
+	gw_vq_push(&f->vq, 0, 0);
+	assert_true(gw_vq_may_await_interrupt(&f->vq));
+	*used_event = 1;
+	assert_false(gw_vq_may_await_interrupt(&f->vq));
+}
+
+static void its_areas_are_marked(void **state)
+{
+	struct fixture *f = *state;
+	gw_autofree uint64_t *bitmap = calloc(gw_ram_bitmap_words(f->vq.ram), sizeof(uint64_t));
+	const uint64_t areas[] = { f->vq.desc, f->vq.avail, f->vq.used };
+	unsigned marked = 0;
+
+	assert_non_null(bitmap);
+	gw_vq_mark_areas(&f->vq, bitmap);
+	for (size_t i = 0; i < ARRAY_SIZE(areas); i++) {
+		uint64_t page = gw_ram_index(f->vq.ram, areas[i]);
+
+		assert_true(bitmap[page / 64] >> (page % 64) & 1);
+	}
+	for (size_t i = 0; i < gw_ram_bitmap_words(f->vq.ram); i++)
+		marked += (unsigned)__builtin_popcountll(bitmap[i]);
+	assert_in_range(marked, 1, 2 * ARRAY_SIZE(areas));
+}
+
 static void indexes_wrap(void **state)
 {
 	struct fixture *f = *state;
@@ -329,6 +363,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(rings_are_checked, setup, teardown),
 		cmocka_unit_test_setup_teardown(flags_rule_without_event_indexes, setup, teardown),
 		cmocka_unit_test_setup_teardown(event_indexes_rule, setup, teardown),
+		cmocka_unit_test_setup_teardown(an_interrupt_may_be_due, setup, teardown),
+		cmocka_unit_test_setup_teardown(its_areas_are_marked, setup, teardown),
 		cmocka_unit_test_setup_teardown(indexes_wrap, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_the_device_writes_is_logged, setup, teardown),
 	};
