@@ -9,7 +9,7 @@
 
 #define GW_LAZY_FAULTERS 4      /* threads for what somebody waits for, of which one watches for faults */
 #define GW_LAZY_FETCHERS 7      /* with those for the rest */
-#define GW_LAZY_RANGES 64       /* of one fetch */
+#define GW_LAZY_RANGES 256      /* of one fetch */
 #define GW_LAZY_MAX_TOUCHED (1u << 16) /* ranges that are remembered */
 #define GW_LAZY_PAGES 1024u     /* of one fetch */
 #define GW_LAZY_BLOCK_PAGES 512u /* that make a huge page */
@@ -20,6 +20,20 @@
 struct gw_lazy_queue {
 	uint64_t *pages;
 	size_t first, count, cap; /* a ring; cap is a power of two */
+};
+
+/* For whom something is fetched. */
+enum gw_lazy_for {
+	GW_LAZY_FOR_FAULTS, /* somebody waits */
+	GW_LAZY_FOR_START,  /* the VM is going to touch it first */
+	GW_LAZY_FOR_NOBODY, /* yet */
+};
+
+/* Ranges of pages to be fetched in this order. */
+struct gw_lazy_order {
+	struct gw_snap_range *ranges; /* owned */
+	size_t count, at;
+	uint64_t done; /* pages of the range at `at` that are claimed */
 };
 
 /* What one thread fetches at a time. */
@@ -39,7 +53,7 @@ struct gw_lazy {
 	struct gw_lineage *lineage; /* NULL: memory is not shared */
 	struct gw_lazy_gift *gift;  /* with a lineage */
 	int uffd, wake_fd;
-	pthread_t fetchers[GW_LAZY_FETCHERS];
+	pthread_t fetchers[GW_LAZY_FETCHERS + 1]; /* the last for the start, when it is asked for */
 	unsigned nfetchers;
 
 	pthread_mutex_t lock; /* all below */
@@ -56,9 +70,8 @@ struct gw_lazy {
 	uint32_t window;      /* pages, a power of two (gw_lazy_adapt()) */
 	unsigned calm, patience; /* fetches of which more would have come in no time, in a row; how many before there is more */
 	uint32_t stride;      /* pages of the next fetch for nobody: fewer after a fault of a page that nobody fetches; who follows the background needs it fast */
-	struct gw_snap_range *order; /* owned */
-	size_t norder, order_at;
-	uint64_t order_done;  /* pages of the range at order_at that are claimed */
+	struct gw_lazy_order order, first;
+	bool starting;        /* a thread brings what is first */
 	uint64_t cursor;      /* the background has claimed all from where it began to this page */
 	bool around;          /* it has been at the end, and went on from page 0 */
 	struct gw_snap_range *touched; /* by faults, owned */
@@ -72,8 +85,10 @@ static inline bool gw_lazy_bit(const uint64_t *bitmap, uint64_t page)
 	return bitmap[page / 64] >> (page % 64) & 1;
 }
 
-/* lazy-work.c: what to fetch next for somebody who waits, or for nobody yet. With the lock held; claims it. False: nothing now. */
-bool gw_lazy_next(struct gw_lazy *l, bool fault, struct gw_lazy_work *ret);
+/* lazy-work.c: what to fetch next. With the lock held; claims it. False: nothing now. */
+bool gw_lazy_next(struct gw_lazy *l, enum gw_lazy_for whom, struct gw_lazy_work *ret);
+/* Takes a copy. 0 or -ENOMEM. */
+int gw_lazy_order_set(struct gw_lazy_order *o, const struct gw_snap_range *ranges, size_t count);
 /* Somebody waits for the page. 0 or -ENOMEM. */
 int gw_lazy_want(struct gw_lazy *l, uint64_t page);
 /*

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Lazy loading: who fetches what next. Everything here is done with the lock held. See lazy.h. */
 #include <errno.h>
+#include <string.h>
 
 #include "lib/util.h"
 #include "migrate/lazy-internal.h"
@@ -219,27 +220,53 @@ static void next_by_number(struct gw_lazy *l, struct gw_lazy_work *w)
 		end_with_a_block(l, w);
 }
 
+int gw_lazy_order_set(struct gw_lazy_order *o, const struct gw_snap_range *ranges, size_t count)
+{
+	struct gw_snap_range *copy = malloc((count + 1) * sizeof(*copy));
+
+	if (!copy)
+		return -ENOMEM;
+	if (count)
+		memcpy(copy, ranges, count * sizeof(*copy));
+	free(o->ranges);
+	*o = (struct gw_lazy_order){ .ranges = copy, .count = count };
+	return 0;
+}
+
+static bool next_in_order(struct gw_lazy *l, struct gw_lazy_order *o, uint64_t most, struct gw_lazy_work *w)
+{
+	while (o->at < o->count && w->pages < most && w->count < GW_LAZY_RANGES) {
+		const struct gw_snap_range *r = &o->ranges[o->at];
+
+		o->done = claim(l, r->page + o->done, r->page + r->count, most, w) - r->page;
+		if (o->done < r->count)
+			break;
+		o->at++;
+		o->done = 0;
+	}
+	return w->count > 0;
+}
+
 static bool next_background(struct gw_lazy *l, struct gw_lazy_work *w)
 {
-	while (l->order_at < l->norder && w->pages < ORDER_PAGES && w->count < GW_LAZY_RANGES) {
-		const struct gw_snap_range *o = &l->order[l->order_at];
-
-		l->order_done = claim(l, o->page + l->order_done, o->page + o->count, ORDER_PAGES, w) - o->page;
-		if (l->order_done < o->count)
-			break;
-		l->order_at++;
-		l->order_done = 0;
-	}
-	if (w->count == 0)
+	if (!next_in_order(l, &l->order, ORDER_PAGES, w))
 		next_by_number(l, w);
 	l->stride = GW_MIN(l->stride * 2, GW_LAZY_PAGES);
 	return w->count > 0;
 }
 
-bool gw_lazy_next(struct gw_lazy *l, bool fault, struct gw_lazy_work *w)
+bool gw_lazy_next(struct gw_lazy *l, enum gw_lazy_for whom, struct gw_lazy_work *w)
 {
 	w->count = 0;
 	w->pages = 0;
-	w->fault = fault;
-	return fault ? next_fault(l, w) : l->background && next_background(l, w);
+	w->fault = whom == GW_LAZY_FOR_FAULTS;
+	switch (whom) {
+	case GW_LAZY_FOR_FAULTS:
+		return next_fault(l, w);
+	case GW_LAZY_FOR_START:
+		return next_in_order(l, &l->first, GW_LAZY_PAGES, w);
+	case GW_LAZY_FOR_NOBODY:
+		break;
+	}
+	return l->background && next_background(l, w);
 }

@@ -302,14 +302,14 @@ static int fetch(struct placing *p, const struct gw_lazy_work *work, struct gw_e
 }
 
 /* With the lock held. While reads fail, one thread at a time tries, now and then. */
-static bool next_read(struct gw_lazy *l, bool fault, struct gw_lazy_work *work)
+static bool next_read(struct gw_lazy *l, enum gw_lazy_for whom, struct gw_lazy_work *work)
 {
 	if (l->stats.stalled && gw_now_ns() < l->retry_ns)
 		return false;
 	/* However long reads take, somebody watches for faults: a page of zeros needs no read. */
-	if (fault && l->fetching == GW_LAZY_FAULTERS - 1)
+	if (whom == GW_LAZY_FOR_FAULTS && l->fetching == GW_LAZY_FAULTERS - 1)
 		return false;
-	if (!gw_lazy_next(l, fault, work))
+	if (!gw_lazy_next(l, whom, work))
 		return false;
 	l->retry_ns = gw_now_ns() + LONGEST_BACKOFF;
 	return true;
@@ -342,53 +342,108 @@ static void idle(struct gw_lazy *l, bool faults)
 
 struct fetcher {
 	struct gw_lazy *l;
-	bool faults; /* for those who wait, and for nothing else */
+	enum gw_lazy_for whom; /* and for nothing else */
 };
+
+/* What one thread needs. */
+static void init_placing(struct placing *p, struct gw_lazy *l, enum gw_lazy_for whom)
+{
+	*p = (struct placing){ .l = l, .data = malloc(PLACE_PAGES << GW_PAGE_SHIFT) };
+	if (l->lineage && gw_lazy_share_new(l, &p->share) < 0)
+		p->share = NULL; /* it goes without */
+	/* What is shared is mapped in small pages. */
+	if (whom == GW_LAZY_FOR_NOBODY && !l->lineage && gw_lazy_huge_new(l, &p->huge) < 0)
+		p->huge = NULL;
+}
+
+static void release_placing(struct placing *p)
+{
+	gw_lazy_share_free(p->share);
+	gw_lazy_huge_free(p->huge);
+	free(p->data);
+}
+
+/* With the lock held, which is given away meanwhile. */
+static int fetch_unlocked(struct placing *p, struct gw_lazy_work *work)
+{
+	struct gw_error err = GW_ERROR_INIT;
+	int r;
+
+	pthread_mutex_unlock(&p->l->lock);
+	if (p->share)
+		gw_lazy_share_find(p->share, work);
+	r = work->count ? fetch(p, work, &err) : 0;
+	pthread_mutex_lock(&p->l->lock);
+	if (work->count)
+		note_read(p->l, work, r, &err);
+	else
+		note_found(p->l);
+	return r;
+}
 
 static void *fetcher_main(void *arg)
 {
 	struct fetcher f = *(struct fetcher *)arg;
+	bool faults = f.whom == GW_LAZY_FOR_FAULTS;
 	struct gw_lazy *l = f.l;
-	gw_autofree uint8_t *data = malloc(PLACE_PAGES << GW_PAGE_SHIFT);
-	struct placing p = { .l = l, .data = data };
 	struct gw_lazy_work work;
+	struct placing p;
 
 	free(arg);
-	if (l->lineage && gw_lazy_share_new(l, &p.share) < 0)
-		p.share = NULL; /* it goes without */
+	init_placing(&p, l, f.whom);
 	/* What nobody waits for yet leaves the processors to the VM; and who does that is in no hurry when somebody waits. */
-	if (!f.faults)
+	if (!faults)
 		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), BACKGROUND_NICE);
-	/* What is shared is mapped in small pages. */
-	if (!f.faults && !l->lineage && gw_lazy_huge_new(l, &p.huge) < 0)
-		p.huge = NULL;
 	pthread_mutex_lock(&l->lock);
-	while (data && !l->quit) {
-		struct gw_error err = GW_ERROR_INIT;
-		int r;
-
-		if (!next_read(l, f.faults, &work)) {
-			idle(l, f.faults);
+	while (p.data && !l->quit) {
+		if (!next_read(l, f.whom, &work)) {
+			idle(l, faults);
 			continue;
 		}
-		l->fetching += f.faults;
+		l->fetching += faults;
 		/* Another takes the next fault, or watches for it. */
-		if (f.faults && !l->watched)
+		if (faults && !l->watched)
 			pthread_cond_signal(&l->follow);
-		pthread_mutex_unlock(&l->lock);
-		if (p.share)
-			gw_lazy_share_find(p.share, &work);
-		r = work.count ? fetch(&p, &work, &err) : 0;
-		pthread_mutex_lock(&l->lock);
-		l->fetching -= f.faults;
-		if (work.count)
-			note_read(l, &work, r, &err);
-		else
-			note_found(l);
+		(void)fetch_unlocked(&p, &work);
+		l->fetching -= faults;
 	}
 	pthread_mutex_unlock(&l->lock);
-	gw_lazy_share_free(p.share);
-	gw_lazy_huge_free(p.huge);
+	release_placing(&p);
+	return NULL;
+}
+
+/* Of what is first, pages that are zero; not the zero page of all, as they are probably written. Somebody may have placed them by now. */
+static void place_zeros(struct gw_lazy *l)
+{
+	static const uint8_t zeros[GW_PAGE_SIZE];
+
+	for (size_t i = 0; i < l->first.count; i++) {
+		uint64_t end = l->first.ranges[i].page + l->first.ranges[i].count;
+
+		for (uint64_t page = l->first.ranges[i].page; page < end; page++) {
+			if (!has_content(l, page, page + 1))
+				(void)gw_uffd_copy(l->uffd, (uintptr_t)gw_ram_page(l->ram, page), zeros, GW_PAGE_SIZE);
+		}
+	}
+}
+
+/* What cannot be read now comes with the rest. */
+static void *starter_main(void *arg)
+{
+	struct gw_lazy *l = arg;
+	struct gw_lazy_work work;
+	struct placing p;
+	int r = 0;
+
+	init_placing(&p, l, GW_LAZY_FOR_START);
+	place_zeros(l);
+	pthread_mutex_lock(&l->lock);
+	while (p.data && r == 0 && !l->quit && next_read(l, GW_LAZY_FOR_START, &work))
+		r = fetch_unlocked(&p, &work);
+	l->starting = false;
+	pthread_cond_broadcast(&l->news);
+	pthread_mutex_unlock(&l->lock);
+	release_placing(&p);
 	return NULL;
 }
 
@@ -413,7 +468,7 @@ static int start_threads(struct gw_lazy *l, struct gw_error *err)
 
 		if (!f)
 			return gw_error_set(err, ENOMEM, "out of memory");
-		*f = (struct fetcher){ l, l->nfetchers < GW_LAZY_FAULTERS };
+		*f = (struct fetcher){ l, l->nfetchers < GW_LAZY_FAULTERS ? GW_LAZY_FOR_FAULTS : GW_LAZY_FOR_NOBODY };
 		r = gw_thread_create(&l->fetchers[l->nfetchers], fetcher_main, f);
 		if (r == 0)
 			l->nfetchers++;
@@ -482,22 +537,53 @@ static uint64_t begin_at(const struct gw_lazy *l)
 
 int gw_lazy_background(struct gw_lazy *l, const struct gw_snap_range *order, size_t count)
 {
-	struct gw_snap_range *copy = malloc((count + 1) * sizeof(*copy));
+	int r;
 
-	if (!copy)
-		return -ENOMEM;
-	if (count)
-		memcpy(copy, order, count * sizeof(*copy));
 	pthread_mutex_lock(&l->lock);
-	free(l->order);
-	l->order = copy;
-	l->norder = count;
-	l->order_at = l->order_done = 0;
-	l->cursor = begin_at(l);
-	l->background = true;
-	pthread_cond_broadcast(&l->work);
+	r = gw_lazy_order_set(&l->order, order, count);
+	if (r == 0) {
+		l->cursor = begin_at(l);
+		l->background = true;
+		pthread_cond_broadcast(&l->work);
+	}
 	pthread_mutex_unlock(&l->lock);
-	return 0;
+	return r;
+}
+
+int gw_lazy_start(struct gw_lazy *l, const struct gw_snap_range *first, size_t count)
+{
+	int r;
+
+	pthread_mutex_lock(&l->lock);
+	r = l->first.ranges ? -EBUSY : gw_lazy_order_set(&l->first, first, count);
+	if (r == 0)
+		r = gw_thread_create(&l->fetchers[l->nfetchers], starter_main, l);
+	l->nfetchers += r == 0;
+	l->starting = r == 0;
+	pthread_mutex_unlock(&l->lock);
+	return r;
+}
+
+void gw_lazy_await_start(struct gw_lazy *l, uint64_t deadline_ns)
+{
+	struct timespec ts = { (time_t)(deadline_ns / GW_NS_PER_SEC), (long)(deadline_ns % GW_NS_PER_SEC) };
+	int r = 0;
+
+	pthread_mutex_lock(&l->lock);
+	while (l->starting && r != ETIMEDOUT)
+		r = pthread_cond_timedwait(&l->news, &l->lock, &ts);
+	pthread_mutex_unlock(&l->lock);
+}
+
+uint64_t gw_lazy_here(struct gw_lazy *l, uint64_t first, uint64_t count)
+{
+	uint64_t n = 0;
+
+	pthread_mutex_lock(&l->lock);
+	while (n < count && (gw_lazy_bit(l->here, first + n) || !has_content(l, first + n, first + n + 1)))
+		n++;
+	pthread_mutex_unlock(&l->lock);
+	return n;
 }
 
 /* With the lock held. */
@@ -543,12 +629,12 @@ int gw_lazy_touched(struct gw_lazy *l, struct gw_buf *out)
 	int r = -ENOMEM;
 
 	pthread_mutex_lock(&l->lock);
-	all = malloc((l->norder + l->ntouched + 1) * sizeof(*all));
+	all = malloc((l->order.count + l->ntouched + 1) * sizeof(*all));
 	if (all) {
 		size_t n = 0;
 
-		for (size_t i = 0; i < l->norder; i++)
-			all[n++] = l->order[i];
+		for (size_t i = 0; i < l->order.count; i++)
+			all[n++] = l->order.ranges[i];
 		for (size_t i = 0; i < l->ntouched && n < GW_LAZY_MAX_TOUCHED; i++)
 			all[n++] = l->touched[i];
 		r = gw_touch_encode(all, n, out);
@@ -607,7 +693,8 @@ void gw_lazy_free(struct gw_lazy *l)
 	free(l->claimed);
 	free(l->wanted);
 	free(l->faults.pages);
-	free(l->order);
+	free(l->order.ranges);
+	free(l->first.ranges);
 	free(l->touched);
 	free(l);
 }

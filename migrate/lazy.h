@@ -52,6 +52,14 @@ struct gw_lazy_stats {
  * that holds the kernel's faults.
  */
 int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lineage *lineage, struct gw_lazy **ret, struct gw_error *err);
+/*
+ * Begins to fetch this before anything that nobody waits for; copied. Once. 0 or -errno. And: waits until that is done, as far as it can be read now, or for
+ * the deadline.
+ */
+int gw_lazy_start(struct gw_lazy *l, const struct gw_snap_range *first, size_t count);
+void gw_lazy_await_start(struct gw_lazy *l, uint64_t deadline_ns);
+/* How many of these pages, from the first on without a gap, were placed or are zero. */
+uint64_t gw_lazy_here(struct gw_lazy *l, uint64_t first, uint64_t count);
 /* Fetches the rest, in this order first (may be empty); copied. 0 or -ENOMEM. */
 int gw_lazy_background(struct gw_lazy *l, const struct gw_snap_range *order, size_t count);
 /* True when all is here. Waits until then, or until the VM begins or ceases to wait for what cannot be read, or for a nudge, or for the deadline. */

@@ -20,6 +20,9 @@
 #include "migrate/save.h"
 
 #define TICK_NS (150 * GW_NS_PER_MS)
+#define START_NS (500 * GW_NS_PER_MS) /* for the working set, before the VM runs */
+#define QUIET_NS (300 * GW_NS_PER_MS) /* in which the VM has processors and storage for itself */
+#define START_PAGES (1ull << 16)      /* of it that are mapped before */
 
 struct gw_load {
 	struct gw_load_params p; /* its strings are owned */
@@ -34,6 +37,8 @@ struct gw_load {
 	/* Engine's thread only, once it runs. */
 	struct gw_load_progress progress;
 	struct gw_snap *snap;
+	struct gw_snap_range *first; /* the VM's working set; owned */
+	size_t nfirst;
 	uint64_t base_bytes, base_ns; /* rate shown since then */
 
 	pthread_mutex_t lock;
@@ -159,6 +164,33 @@ static int hold_memory(struct gw_load *l, struct gw_error *err)
 	return r;
 }
 
+/* What it touched when it was saved it touches first; only a hint. */
+static void begin_start(struct gw_load *l)
+{
+	uint64_t len = 0;
+	const void *data = gw_snap_part(l->snap, GW_SAVE_WORKING_SET, &len);
+
+	if (!data)
+		return;
+	if (gw_touch_decode(data, len, gw_ram_pages(l->vm.ram), &l->first, &l->nfirst) < 0)
+		gw_warn("loading: the working set in %s is damaged", l->p.name);
+	else
+		(void)gw_lazy_start(l->lazy, l->first, l->nfirst);
+}
+
+static void map_start(struct gw_load *l)
+{
+	uint64_t mapped = 0;
+
+	for (size_t i = 0; i < l->nfirst && l->vm.ops->map && mapped < START_PAGES; i++) {
+		uint64_t n = gw_lazy_here(l->lazy, l->first[i].page, GW_MIN(l->first[i].count, START_PAGES - mapped));
+
+		if (n > 0)
+			l->vm.ops->map(l->vm.self, l->first[i].page, n);
+		mapped += n;
+	}
+}
+
 static int load_state(struct gw_load *l, struct gw_error *err)
 {
 	uint64_t len = 0;
@@ -198,7 +230,14 @@ static int arrive(struct gw_load *l, struct gw_error *err)
 
 	r = r ?: check_machine(l, err);
 	r = r ?: hold_memory(l, err);
-	r = r ?: load_state(l, err);
+	if (r < 0)
+		return r;
+	begin_start(l);
+	/* A moment more until that is here costs less than to wait for each page of it, which loading device state would do already. */
+	gw_lazy_await_start(l->lazy, gw_now_ns() + (l->p.start_ns ?: START_NS));
+	r = load_state(l, err);
+	if (r == 0)
+		map_start(l);
 	return r ?: own(l, err);
 }
 
@@ -318,10 +357,16 @@ static void look_for_stall(struct gw_load *l)
 
 static void fetch(struct gw_load *l)
 {
-	begin_background(l);
-	while (!gw_lazy_wait(l->lazy, l->stalled, gw_now_ns() + TICK_NS)) {
+	uint64_t quiet_until = gw_now_ns() + QUIET_NS;
+
+	while (!gw_lazy_wait(l->lazy, l->stalled, GW_MIN(gw_now_ns() + TICK_NS, quiet_until))) {
 		look_for_stall(l);
 		report(l, l->stalled ? GW_LOAD_STALL : GW_LOAD_FETCH);
+		if (gw_now_ns() < quiet_until)
+			continue;
+		if (quiet_until != UINT64_MAX)
+			begin_background(l);
+		quiet_until = UINT64_MAX;
 	}
 	end_turner(l);
 	gw_lazy_all_here(l->lazy);
@@ -478,6 +523,7 @@ void gw_load_free(struct gw_load *l)
 		gw_repo_cancel(l->repo);
 	gw_lazy_free(l->lazy);
 	gw_snap_free(l->snap);
+	free(l->first);
 	gw_repo_free(l->repo);
 	free((char *)l->p.url);
 	free((char *)l->p.name);

@@ -58,6 +58,7 @@ struct gw_load_params {
 	uint64_t epoch;               /* that the VM is owned with from OWNER on */
 	bool paused;                  /* it does not run before gw_load_pause() */
 	bool exclusive;               /* nobody else goes on from it as this VM, so that its guest need not learn of it (`renew` of gw_move_vm_ops) */
+	uint64_t start_ns;            /* so long it may wait for its working set (GW_SAVE_WORKING_SET) before it runs; 0: 500 ms */
 	struct gw_lineage *lineage;   /* borrowed until gw_load_free(): memory is shared by it while it comes (ksm/lineage.h); NULL: it is not */
 };
 

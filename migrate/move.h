@@ -79,6 +79,14 @@ struct gw_move_vm_ops {
 	int (*accept)(void *vm, const Godwit__StreamMachine *theirs, struct gw_error *err);
 	/* Destination, once the first round is in place: makes the VM's first moments faster. May be NULL. */
 	void (*warm)(void *vm);
+	/*
+	 * Source, while the VM runs: watches which pages it touches, until the second call ORs those into `bitmap` (one bit a page; NULL: forget it). Both may be
+	 * NULL. -errno: that cannot be had here.
+	 */
+	int (*working_set_begin)(void *vm);
+	void (*working_set_end)(void *vm, uint64_t *bitmap);
+	/* Before it runs: these pages are here, and the VM is going to touch them first. May be NULL. */
+	void (*map)(void *vm, uint64_t first, uint64_t count);
 	/* Source, after stop: an error when the VM must not move now (the guest has just powered off). May be NULL. */
 	int (*settled)(void *vm, struct gw_error *err);
 	/* Destination: OWNER is durable, `run` comes next. `answered` as the source's `awaited` told. May be NULL. */

@@ -24,6 +24,8 @@ struct gw_save {
 	struct gw_rounds *rounds;
 	bool was_running, stopped;
 	uint64_t stopped_ns;
+	uint64_t *working_set; /* one bit a page: touched lately; NULL: not known */
+	uint64_t watched_ns;   /* since when that is found out; 0: it is not */
 	size_t word;         /* of the round's bitmap: all before it have been read */
 	uint64_t counted_ns; /* when bytes_left was */
 

@@ -34,10 +34,9 @@ static int copy_run(struct gw_save *s, uint64_t first, uint64_t count)
 	return 0;
 }
 
-/* Pages of the round in words from..to-1. */
-static int copy_piece(struct gw_save *s, size_t from, size_t to, uint64_t *pages)
+/* Pages of the bitmap's words from..to-1. */
+static int copy_piece(struct gw_save *s, const uint64_t *now, size_t from, size_t to, uint64_t *pages)
 {
-	const uint64_t *now = gw_rounds_now(s->rounds);
 	uint64_t first = 0, count = 0;
 	int r = 0;
 
@@ -94,7 +93,7 @@ static int copy_round(struct gw_save *s, bool tracked, struct gw_error *err)
 		uint64_t pages = 0;
 
 		r = gw_save_check(s, err);
-		if (r == 0 && copy_piece(s, w, end, &pages) < 0)
+		if (r == 0 && copy_piece(s, gw_rounds_now(s->rounds), w, end, &pages) < 0)
 			r = gw_snap_writer_flush(s->writer, err) ?: gw_error_set(err, EIO, "the pages cannot be saved");
 		if (r < 0)
 			return r;
@@ -120,12 +119,30 @@ static bool time_to_stop(const struct gw_save *s, uint64_t left, uint64_t last_l
 	return last_left && (double)left >= CONVERGE_PART * (double)last_left;
 }
 
+/*
+ * What the VM has touched lately comes before all else, so that it lies together: whoever resumes it reads that in one go. It is looked at again in its turn, as
+ * any page, and found to be known unless it was written.
+ */
+static int copy_working_set(struct gw_save *s, struct gw_error *err)
+{
+	size_t words = gw_rounds_words(s->rounds);
+	uint64_t pages = 0;
+	int r = 0;
+
+	for (size_t w = 0; w < words && r == 0; w += PIECE_WORDS)
+		r = copy_piece(s, s->working_set, w, GW_MIN(w + PIECE_WORDS, words), &pages);
+	/* A failure is told by the flush. */
+	return gw_snap_writer_flush(s->writer, err) ?: r < 0 ? gw_error_set(err, EIO, "the pages cannot be saved") : 0;
+}
+
 int gw_save_rounds(struct gw_save *s, struct gw_error *err)
 {
 	bool live = s->p.live && s->was_running;
 	uint64_t last_left = 0;
 	int r = gw_rounds_new(s->vm.ram, live ? &s->vm.dirty : NULL, &s->rounds, err);
 
+	if (r == 0 && s->working_set)
+		r = copy_working_set(s, err);
 	for (bool stop = !live; r == 0 && !stop;) {
 		uint64_t begun = gw_now_ns(), before = s->progress.bytes_done, left;
 		bool peeked;

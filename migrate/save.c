@@ -17,6 +17,7 @@
 #include "migrate/save-internal.h"
 
 #define TICK_NS (150 * GW_NS_PER_MS)
+#define WATCH_NS GW_NS_PER_SEC /* of the VM, for its working set, while the repository is opened */
 #define SAVE_NICE 3 /* a third of a processor that the VM keeps busy: much less and it would never be done */
 
 const char *gw_save_phase_name(enum gw_save_phase phase)
@@ -226,12 +227,58 @@ static void run_again(struct gw_save *s)
 	s->stopped = false;
 }
 
+/* ---- working set ---- */
+
+static void watch(struct gw_save *s)
+{
+	if (s->was_running && s->vm.ops->working_set_begin && s->vm.ops->working_set_begin(s->vm.self) == 0)
+		s->watched_ns = gw_now_ns();
+}
+
+/* Until the VM was watched for long enough, or this is cancelled. */
+static void wait_watched(struct gw_save *s)
+{
+	uint64_t until = s->watched_ns + (s->p.watch_ns ?: WATCH_NS);
+	struct timespec ts = { (time_t)(until / GW_NS_PER_SEC), (long)(until % GW_NS_PER_SEC) };
+	int r = 0;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->cancelled && r != ETIMEDOUT)
+		r = pthread_cond_timedwait(&s->change, &s->lock, &ts);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static int add_working_set(struct gw_save *s, struct gw_error *err)
+{
+	gw_autobuf part = GW_BUF_INIT;
+	int r = gw_touch_encode_bitmap(s->working_set, gw_ram_pages(s->vm.ram), &part);
+
+	return r < 0 ? gw_error_errno(err, r, "cannot list the working set") : add_part(s, GW_SAVE_WORKING_SET, part.data, part.len, err);
+}
+
+/* `keep`: it is of use. */
+static int end_watch(struct gw_save *s, bool keep, struct gw_error *err)
+{
+	if (s->watched_ns == 0)
+		return 0;
+	s->watched_ns = 0;
+	if (keep)
+		s->working_set = calloc(gw_ram_bitmap_words(s->vm.ram), sizeof(uint64_t));
+	s->vm.ops->working_set_end(s->vm.self, s->working_set);
+	return s->working_set ? add_working_set(s, err) : 0;
+}
+
 /* Everything that the snapshot is made of is with the writer afterwards. */
 static int copy(struct gw_save *s, struct gw_error *err)
 {
 	int r = 0;
 
 	gw_save_phase(s, GW_SAVE_COPY);
+	if (s->watched_ns)
+		wait_watched(s);
+	r = gw_save_check(s, err) ?: end_watch(s, true, err);
+	if (r < 0)
+		return r;
 	/* What is not live stands still from here on. */
 	if (!s->p.live || !s->was_running)
 		r = stop(s, err);
@@ -343,6 +390,7 @@ static void give_up(struct gw_save *s, const struct gw_snap_info *info, struct g
 	bool cancelled;
 
 	run_again(s); /* first of all */
+	(void)end_watch(s, false, NULL);
 	gw_rounds_free(gw_steal_ptr(&s->rounds));
 	pthread_mutex_lock(&s->lock);
 	cancelled = s->cancelled;
@@ -385,6 +433,7 @@ static void *save_main(void *arg)
 	s->was_running = s->vm.ops->running(s->vm.self);
 	step_back(s);
 	gw_save_phase(s, GW_SAVE_OPEN);
+	watch(s);
 	r = r ?: begin(s, &err);
 	r = r ?: copy(s, &err);
 	r = r ?: commit(s, info, &err);
@@ -477,6 +526,7 @@ int gw_save_cancel(struct gw_save *s)
 		r = -EBUSY;
 	} else {
 		s->cancelled = true;
+		pthread_cond_broadcast(&s->change);
 		if (s->writer)
 			gw_snap_writer_cancel(s->writer);
 		if (s->repo)
@@ -506,6 +556,7 @@ void gw_save_free(struct gw_save *s)
 	free((char *)s->p.host);
 	free((void *)s->p.about);
 	free((void *)s->p.touch);
+	free(s->working_set);
 	OPENSSL_cleanse(s->p.key, sizeof(s->p.key));
 	OPENSSL_cleanse(&s->p.ticket, sizeof(s->p.ticket));
 	pthread_cond_destroy(&s->change);

@@ -28,6 +28,7 @@
 #include "migrate/repo/ticket.h"
 
 /* Parts of the manifest that are written here, besides GW_TOUCH_PART; the names are part of the format (docs/REPOSITORY.md). */
+#define GW_SAVE_WORKING_SET "working-set" /* what it touched while it was saved, as in repo/touch.h */
 #define GW_SAVE_STATE "state"     /* godwit.MachineState, packed */
 #define GW_SAVE_MACHINE "machine" /* godwit.StreamMachine, packed: what a host must offer */
 #define GW_SAVE_ABOUT "about"     /* the caller's */
@@ -75,6 +76,7 @@ struct gw_save_params {
 	bool live;              /* rounds while the VM runs; else it is stopped for all of it */
 	bool keep;              /* it goes on afterwards */
 	uint64_t epoch;         /* that the VM is owned with: journalled when it is suspended */
+	uint64_t watch_ns;      /* a VM that runs is watched for so long for its working set, before it is stopped; 0: 1 s */
 	uint64_t downtime_ms;   /* live: so long the last round may take, about; 0: 300 */
 	const void *about;      /* of the caller, kept as part GW_SAVE_ABOUT; len 0: none */
 	size_t about_len;

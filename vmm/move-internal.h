@@ -9,6 +9,8 @@
 #include "migrate/move.h"
 #include "vmm/move.h"
 
+struct gw_working_set;
+
 /* What an engine has told. */
 struct gw_vm_save_news {
 	struct gw_save_progress p;
@@ -32,6 +34,7 @@ struct gw_vm_move {
 	struct gw_load *load;
 	enum gw_vm_move_state state;
 	uint64_t epoch;
+	struct gw_working_set *working_set; /* engine's thread: while it is watched */
 	bool arriving;                 /* engine's thread: owned, and the source may not know yet */
 	bool ever;                     /* main thread: `shown` holds a move */
 	struct gw_move_progress shown; /* as last dispatched, like the next */

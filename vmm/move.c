@@ -19,6 +19,7 @@
 #include "vmm/talk.h"
 #include "vmm/tap.h"
 #include "vmm/vm.h"
+#include "vmm/working-set.h"
 
 /*
  * Of the packets that follow a VM, at a time: so many that are not TCP. It comes late to all of them, and has those first that somebody would
@@ -99,6 +100,27 @@ static int op_load(void *self, const void *data, size_t len, struct gw_error *er
 static int op_renew(void *self, struct gw_error *err)
 {
 	return gw_vm_renew(vm_of(self), ((struct gw_vm_move *)self)->load_clone, err);
+}
+
+static int op_working_set_begin(void *self)
+{
+	struct gw_vm_move *mv = self;
+
+	return gw_working_set_new(mv->vm, &mv->working_set);
+}
+
+static void op_working_set_end(void *self, uint64_t *bitmap)
+{
+	struct gw_vm_move *mv = self;
+
+	if (mv->working_set && bitmap)
+		gw_working_set_read(mv->working_set, bitmap);
+	gw_working_set_free(gw_steal_ptr(&mv->working_set));
+}
+
+static void op_map(void *self, uint64_t first, uint64_t count)
+{
+	gw_vm_prefault_pages(vm_of(self), first, count);
 }
 
 static void op_warm(void *self)
@@ -190,6 +212,9 @@ static const struct gw_move_vm_ops vm_ops = {
 	.describe = op_describe,
 	.accept = op_accept,
 	.warm = op_warm,
+	.working_set_begin = op_working_set_begin,
+	.working_set_end = op_working_set_end,
+	.map = op_map,
 	.settled = op_settled,
 	.owned = op_owned,
 	.released = op_released,

@@ -23,9 +23,9 @@ struct kvm_pre_fault_memory {
 #define HUGE_PAGES 512u /* small pages in a huge one */
 
 /* False when this kernel does not do it at all. */
-static bool map_page(struct gw_vm *vm, uint64_t gpa)
+static bool map(struct gw_vm *vm, uint64_t gpa, uint64_t size)
 {
-	struct kvm_pre_fault_memory range = { .gpa = gpa, .size = GW_PAGE_SIZE };
+	struct kvm_pre_fault_memory range = { .gpa = gpa, .size = size };
 	int r = ioctl(gw_vcpu_fd(gw_vcpus_get(vm->vcpus, 0)), KVM_PRE_FAULT_MEMORY, &range);
 
 	return r == 0 || errno == EINTR || errno == EAGAIN;
@@ -45,9 +45,18 @@ void gw_vm_prefault(struct gw_vm *vm)
 		next = i + 1;
 		if (!(touched[i / 64] >> (i % 64) & 1))
 			continue;
-		if (!map_page(vm, gw_ram_gpa(vm->ram, i)))
+		if (!map(vm, gw_ram_gpa(vm->ram, i), GW_PAGE_SIZE))
 			break;
 		next = (i / HUGE_PAGES + 1) * HUGE_PAGES;
 	}
 	free(touched);
+}
+
+void gw_vm_prefault_pages(struct gw_vm *vm, uint64_t first, uint64_t count)
+{
+	for (uint64_t n; count > 0; first += n, count -= n) {
+		n = GW_MIN(count, gw_ram_contiguous(vm->ram, first));
+		if (!map(vm, gw_ram_gpa(vm->ram, first), n << GW_PAGE_SHIFT))
+			break;
+	}
 }

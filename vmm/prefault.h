@@ -6,6 +6,8 @@
 #ifndef GW_VMM_PREFAULT_H
 #define GW_VMM_PREFAULT_H
 
+#include <stdint.h>
+
 struct gw_vm;
 
 /*
@@ -13,5 +15,7 @@ struct gw_vm;
  * from 6.11 on (KVM API, KVM_PRE_FAULT_MEMORY): others, and what fails, cost the guest its faults.
  */
 void gw_vm_prefault(struct gw_vm *vm);
+/* The same of these pages, which are in place. */
+void gw_vm_prefault_pages(struct gw_vm *vm, uint64_t first, uint64_t count);
 
 #endif

@@ -24,6 +24,7 @@ struct gw_vcpu {
 	struct kvm_run *run;
 	size_t run_size;
 	pthread_t thread;
+	pid_t tid;    /* set before the thread parks for the first time */
 	bool started; /* thread exists */
 	bool held;    /* under the set's lock: waits although it may run */
 };
@@ -43,6 +44,11 @@ struct gw_vcpus {
 int gw_vcpu_fd(const struct gw_vcpu *vcpu)
 {
 	return vcpu->fd;
+}
+
+pid_t gw_vcpu_tid(const struct gw_vcpu *vcpu)
+{
+	return vcpu->tid;
 }
 
 unsigned gw_vcpu_index(const struct gw_vcpu *vcpu)
@@ -224,6 +230,7 @@ static void *vcpu_thread(void *arg)
 	sigset_t set;
 	char name[16];
 
+	vcpu->tid = gettid();
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	pthread_setname_np(pthread_self(), name);
 	sigemptyset(&set);

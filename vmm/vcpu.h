@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "lib/error.h"
 
@@ -42,6 +43,7 @@ void gw_vcpus_stop(struct gw_vcpus *set);
 void gw_vcpus_hold(struct gw_vcpus *set, uint32_t mask);
 
 int gw_vcpu_fd(const struct gw_vcpu *vcpu);
+pid_t gw_vcpu_tid(const struct gw_vcpu *vcpu); /* its thread, as the kernel knows it */
 unsigned gw_vcpu_index(const struct gw_vcpu *vcpu);
 struct gw_vm *gw_vcpu_vm(const struct gw_vcpu *vcpu);
 struct kvm_run *gw_vcpu_run_area(const struct gw_vcpu *vcpu);

@@ -21,6 +21,36 @@ int gw_touch_encode(const struct gw_snap_range *ranges, size_t count, struct gw_
 	return e.error;
 }
 
+/* Ranges of set bits; `ret` may be NULL. Returns how many. */
+static size_t find_ranges(const uint64_t *bitmap, uint64_t pages, struct gw_snap_range *ret)
+{
+	size_t count = 0;
+	bool in = false;
+
+	for (uint64_t page = 0; page < pages; page++) {
+		bool set = bitmap[page / 64] >> (page % 64) & 1;
+
+		if (set && !in && ret)
+			ret[count] = (struct gw_snap_range){ page, 0 };
+		if (set && ret)
+			ret[count].count++;
+		count += in && !set;
+		in = set;
+	}
+	return count + in;
+}
+
+int gw_touch_encode_bitmap(const uint64_t *bitmap, uint64_t pages, struct gw_buf *out)
+{
+	size_t count = find_ranges(bitmap, pages, NULL);
+	gw_autofree struct gw_snap_range *ranges = malloc((count + 1) * sizeof(*ranges));
+
+	if (!ranges)
+		return -ENOMEM;
+	find_ranges(bitmap, pages, ranges);
+	return gw_touch_encode(ranges, count, out);
+}
+
 int gw_touch_decode(const void *data, uint64_t len, uint64_t pages, struct gw_snap_range **ret, size_t *count)
 {
 	struct gw_dec d = { data, (const uint8_t *)data + len, false };

@@ -15,6 +15,8 @@
 
 /* Appends the part's content: varint ranges, and for each a signed varint from the last one's end, and varint pages. 0 or -ENOMEM. */
 int gw_touch_encode(const struct gw_snap_range *ranges, size_t count, struct gw_buf *out);
+/* The same of the pages whose bits are set, by number. */
+int gw_touch_encode_bitmap(const uint64_t *bitmap, uint64_t pages, struct gw_buf *out);
 /* Ranges of a VM with so many pages; *ret is owned (free). -EBADMSG, -ENOMEM. */
 int gw_touch_decode(const void *data, uint64_t len, uint64_t pages, struct gw_snap_range **ret, size_t *count);
 

@@ -52,6 +52,12 @@ def resume(cluster, host, *options, repo=GOLDEN, check=True):
     return cluster.godwit(host, "resume", "vm", "--from", *repo, *options, check=check)
 
 
+def knows_its_working_set(cluster, host, repo):
+    """The latest snapshot tells what the VM touched last: more than a few pages."""
+    shown = json.loads(cluster.godwit(host, "repo", "show", repo[0], "vm", "--key-file", f"/etc/godwit/{host}.key", *repo[1:], "--json").stdout)
+    return {part["name"]: part["bytes"] for part in shown["parts"]}.get("working-set", 0) > 50
+
+
 def answers(lab, probe):
     probe.result()
     wait_for(lambda: probe.result()["received"] > 0, "the guest answers")
@@ -71,12 +77,14 @@ def suspended_here_and_resumed_here_and_there(lab):
         repo = cluster.init_repository(bucket.url)
         first = save(cluster, "h1", "suspend", "--live", repo=repo)
         assert cluster.state("h1", "vm") == "suspended" and not lab.sh("h1", "pidof godwit-vmm", check=False).stdout.strip()
+        assert knows_its_working_set(cluster, "h1", repo)
         refused = cluster.godwit("h1", "start", "vm", check=False)
         assert refused.returncode == 4 and "resume" in refused.stderr, refused
         print("     " + resume(cluster, "h1", repo=repo).stdout.strip())
         answers(lab, probe)
         all_here(cluster, "h1")
         second = save(cluster, "h1", "suspend", repo=repo)
+        assert knows_its_working_set(cluster, "h1", repo)
         assert second["generation"] == 2 and second["stored_bytes"] < first["stored_bytes"] / 2, (first, second)
         print("     " + resume(cluster, "h1", "--on", "h2", repo=repo).stdout.strip())
         assert cluster.running_on("vm") == ["h2"] and cluster.state("h1", "vm") == "moved"

@@ -246,6 +246,31 @@ static void op_run(void *self)
 	move_vm_run(vm);
 }
 
+static int op_working_set_begin(void *self)
+{
+	struct move_vm *vm = self;
+
+	vm->watched += vm->working_set != NULL;
+	return vm->working_set ? 0 : -ENOTSUP;
+}
+
+static void op_working_set_end(void *self, uint64_t *bitmap)
+{
+	struct move_vm *vm = self;
+
+	vm->watched--;
+	for (size_t i = 0; i < gw_ram_bitmap_words(vm->ram) && bitmap; i++)
+		bitmap[i] |= vm->working_set[i];
+}
+
+static void op_map(void *self, uint64_t first, uint64_t count)
+{
+	struct move_vm *vm = self;
+
+	vm->mapped += count;
+	vm->mapped_right = !move_vm_running(vm) && vm->runs == 0;
+}
+
 static void op_released(void *self)
 {
 	((struct move_vm *)self)->released = true;
@@ -399,7 +424,10 @@ struct gw_move_vm move_vm_handle(struct move_vm *vm)
 		.describe = op_describe,
 		.accept = op_accept,
 		.owned = op_owned,
-		.released = op_released,
+		.working_set_begin = op_working_set_begin,
+	.working_set_end = op_working_set_end,
+	.map = op_map,
+	.released = op_released,
 		.drain = op_drain,
 	.deliver = op_deliver,
 	.resumed = op_resumed,

@@ -23,6 +23,10 @@ struct move_vm {
 	uint8_t *saved_ram;          /* where RAM is copied to when state is saved; NULL: nowhere */
 	uint32_t cpus;               /* as described to the other side */
 	bool fail_load, fail_save;
+	const uint64_t *working_set; /* one bit a page: what it is said to have touched while it was watched; NULL: it cannot be watched */
+	unsigned watched;            /* 1: it is now */
+	uint64_t mapped;             /* pages that were to be mapped before it ran */
+	bool mapped_right;           /* it did not run yet */
 	bool touches_to_run;         /* a device reads memory before it runs */
 	uint64_t unanswered_ms;      /* before the stop; 0: nobody waits */
 	unsigned answers_after_ms;   /* after the release; 0: it does not */

@@ -142,7 +142,8 @@ void resume_start(struct suspend_test *t, uint64_t rate)
 	t->copy_journal = open_journal(t->repo, "copy-journal");
 	t->load_ended = t->stalled_once = false;
 	memset(&t->loaded, 0, sizeof(t->loaded));
-	t->load_params = (struct gw_load_params){ .url = t->repo->url, .name = "web", .epoch = 4, .paused = rate == 0, .exclusive = t->exclusive };
+	t->load_params = (struct gw_load_params){ .url = t->repo->url, .name = "web", .epoch = 4, .paused = rate == 0, .exclusive = t->exclusive,
+					       .start_ns = t->start_ns };
 	memcpy(t->load_params.key, t->params.key, sizeof(t->load_params.key));
 	memcpy(t->load_params.id, t->saved.snapshot, sizeof(t->load_params.id));
 	vm = move_vm_handle(&t->copy);

@@ -22,6 +22,7 @@ struct suspend_test {
 	struct gw_load *load;
 	struct gw_load_params load_params;
 	bool exclusive;         /* nobody else goes on from the snapshot */
+	uint64_t start_ns;      /* as of the load */
 	bool touches_to_run;    /* as move_vm's */
 
 	pthread_mutex_t lock;

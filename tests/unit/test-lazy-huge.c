@@ -175,14 +175,14 @@ static void what_is_fetched_ends_with_a_block(void **state)
 	begin(&t, *state);
 	l = (struct gw_lazy){ .background = true, .ram = t.ram, .snap = t.snap, .stride = GW_LAZY_PAGES, .cursor = 70 };
 	l.claimed = calloc(gw_ram_bitmap_words(t.ram), sizeof(uint64_t));
-	assert_true(gw_lazy_next(&l, false, &w));
+	assert_true(gw_lazy_next(&l, GW_LAZY_FOR_NOBODY, &w));
 	assert_true(w.count == 1 && w.ranges[0].page == 70 && w.ranges[0].count == 2 * BLOCK - 70 && w.pages == w.ranges[0].count);
-	assert_true(gw_lazy_next(&l, false, &w));
+	assert_true(gw_lazy_next(&l, GW_LAZY_FOR_NOBODY, &w));
 	assert_true(w.count == 1 && w.ranges[0].page == 2 * BLOCK && w.ranges[0].count == 2 * BLOCK);
 	/* None whole: as much as was asked for. */
 	l.stride = BLOCK / 2;
 	l.cursor += 100;
-	assert_true(gw_lazy_next(&l, false, &w));
+	assert_true(gw_lazy_next(&l, GW_LAZY_FOR_NOBODY, &w));
 	assert_true(w.count == 1 && w.ranges[0].page == 4 * BLOCK + 100 && w.ranges[0].count == BLOCK / 2);
 	free(l.claimed);
 	end(&t);

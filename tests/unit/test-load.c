@@ -147,6 +147,89 @@ static void the_repository_goes_away_and_comes_back(void **state)
 	suspend_release(&t);
 }
 
+/* Every 23rd page: on its own among others. */
+static void mark_working_set(struct suspend_test *t, uint64_t *bitmap)
+{
+	for (uint64_t page = 1; page < gw_ram_pages(t->vm.ram); page += 23)
+		bitmap[page / 64] |= 1ull << (page % 64);
+	t->vm.working_set = bitmap;
+}
+
+/* Pages of the working set, those that have content, and in how many blobs they lie. */
+static size_t count_working_set(struct suspend_test *t, const struct gw_snap *snap, unsigned *content, unsigned *blobs)
+{
+	uint64_t len, near = UINT64_MAX;
+	struct gw_snap_range *ranges;
+	size_t n;
+
+	*content = *blobs = 0;
+	assert_non_null(gw_snap_part(snap, GW_SAVE_WORKING_SET, &len));
+	assert_int_equal(gw_touch_decode(gw_snap_part(snap, GW_SAVE_WORKING_SET, &len), len, gw_ram_pages(t->vm.ram), &ranges, &n), 0);
+	for (size_t i = 0; i < n; i++) {
+		const struct gw_snap_run *run = gw_snap_run_at(snap, ranges[i].page);
+
+		assert_int_equal(ranges[i].page % 23, 1);
+		assert_int_equal(ranges[i].count, 1);
+		if (!run || run->page > ranges[i].page)
+			continue;
+		(*content)++;
+		*blobs += (run->slot + ranges[i].page - run->page) / GW_BLOB_PAGES != near;
+		near = (run->slot + ranges[i].page - run->page) / GW_BLOB_PAGES;
+	}
+	free(ranges);
+	return n;
+}
+
+/* What the VM touched while it was saved lies together, and is here, and known to be, before it runs anew. */
+static void the_working_set_comes_first(void **state)
+{
+	struct suspend_test t;
+	struct gw_snap *snap;
+	uint64_t bitmap[32 * MIB / GW_PAGE_SIZE / 64] = { 0 };
+	unsigned content, blobs;
+	size_t pages;
+
+	suspend_init(&t, *state, 32 * MIB, 50);
+	mark_working_set(&t, bitmap);
+	suspend_start(&t);
+	assert_int_equal(suspend_wait(&t), GW_SAVE_DONE);
+	assert_int_equal(t.vm.watched, 0);
+	assert_int_equal(gw_snap_open(t.repo->repo, "web", 1, &snap, NULL), 0);
+	pages = count_working_set(&t, snap, &content, &blobs);
+	assert_true(pages > content && content > 100);
+	/* But for those that were written once more while the rest was copied. */
+	assert_in_range(blobs, content / GW_BLOB_PAGES, content / 4);
+	gw_snap_free(snap);
+	t.start_ns = TEST_PATIENCE;
+	resume_start(&t, 200000);
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	assert_int_equal(t.copy.mapped, pages);
+	assert_true(t.copy.mapped_right);
+	resume_assert_equal(&t);
+	resume_end(&t);
+	suspend_release(&t);
+}
+
+/* It cannot be read: the VM is here all the same, and has it when the repository is back. */
+static void the_working_set_cannot_be_read(void **state)
+{
+	struct suspend_test t;
+	uint64_t bitmap[16 * MIB / GW_PAGE_SIZE / 64] = { 0 };
+
+	suspend_init(&t, *state, 16 * MIB, 5000);
+	mark_working_set(&t, bitmap);
+	suspend_start(&t);
+	assert_int_equal(suspend_wait(&t), GW_SAVE_DONE);
+	move_packs(*state, "packs", "gone");
+	resume_start(&t, 200000);
+	resume_wait_phase(&t, GW_LOAD_STALL);
+	move_packs(*state, "gone", "packs");
+	assert_int_equal(resume_wait(&t), GW_LOAD_DONE);
+	resume_assert_equal(&t);
+	resume_end(&t);
+	suspend_release(&t);
+}
+
 /* The VM is here and is told of, though one of its devices waits for memory that cannot be read before it runs. */
 static void a_device_waits_before_it_runs(void **state)
 {
@@ -404,18 +487,18 @@ static void what_nobody_waits_for_gives_way(void **state)
 	l.claimed = claimed = calloc(words, sizeof(uint64_t));
 	l.wanted = wanted = calloc(words, sizeof(uint64_t));
 	for (uint64_t pages = GW_LAZY_MIN_PAGES; pages <= 4 * GW_LAZY_MIN_PAGES; pages *= 2) {
-		assert_true(gw_lazy_next(&l, false, &w));
+		assert_true(gw_lazy_next(&l, GW_LAZY_FOR_NOBODY, &w));
 		assert_in_range(w.pages, 1, pages);
 	}
 	assert_int_equal(gw_lazy_want(&l, w.ranges[0].page), 0);
 	assert_int_equal(l.stride, 8 * GW_LAZY_MIN_PAGES);
-	assert_false(gw_lazy_next(&l, true, &w));
+	assert_false(gw_lazy_next(&l, GW_LAZY_FOR_FAULTS, &w));
 	waited = gw_snap_run_at(snap, gw_ram_pages(l.ram) / 2)->page;
 	assert_int_equal(gw_lazy_want(&l, waited), 0);
-	assert_true(gw_lazy_next(&l, false, &w));
+	assert_true(gw_lazy_next(&l, GW_LAZY_FOR_NOBODY, &w));
 	assert_in_range(w.pages, 1, GW_LAZY_MIN_PAGES);
 	assert_false(w.fault);
-	assert_true(gw_lazy_next(&l, true, &w));
+	assert_true(gw_lazy_next(&l, GW_LAZY_FOR_FAULTS, &w));
 	assert_true(w.fault && w.ranges[0].page == waited);
 	free(l.faults.pages);
 	free(l.touched);
@@ -431,6 +514,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_paused_vm_comes_paused, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(the_order_of_touches_goes_along, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(the_repository_goes_away_and_comes_back, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(the_working_set_comes_first, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(the_working_set_cannot_be_read, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(a_device_waits_before_it_runs, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(paused_while_its_memory_comes, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(paused_while_it_waits_for_what_cannot_be_read, repo_setup, repo_teardown),

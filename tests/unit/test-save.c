@@ -10,6 +10,7 @@
 #include "lib/failpoint.h"
 #include "lib/util.h"
 #include "migrate/failpoints.h"
+#include "patience.h"
 #include "suspend-help.h"
 
 /* Loads what was last saved, paused, and compares it with the VM as it stands. */
@@ -166,6 +167,25 @@ static void what_cannot_be_saved_leaves_it_running(void **state)
 	suspend_release(&t);
 }
 
+/* Cancelled while it is found out what the VM touches: that ends, and the VM runs on. */
+static void cancel_while_it_is_watched(void **state)
+{
+	uint64_t bitmap[8 * MIB / GW_PAGE_SIZE / 64] = { 0 };
+	struct suspend_test t;
+
+	suspend_init(&t, *state, 8 * MIB, 2000);
+	t.vm.working_set = bitmap;
+	t.params.watch_ns = TEST_PATIENCE;
+	suspend_start(&t);
+	suspend_wait_phase(&t, GW_SAVE_COPY);
+	assert_int_equal(gw_save_cancel(t.save), 0);
+	assert_int_equal(suspend_wait(&t), GW_SAVE_CANCELLED);
+	assert_int_equal(t.vm.watched, 0);
+	assert_true(move_vm_running(&t.vm));
+	assert_int_equal(t.vm.stops, 0);
+	suspend_release(&t);
+}
+
 /* Whenever it is cancelled, it ends as one or the other, and the VM and the journal say the same. */
 static void cancel_at_any_moment(void **state)
 {
@@ -275,6 +295,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_snapshot_is_of_one_instant, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(a_paused_vm_stays_paused, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(what_cannot_be_saved_leaves_it_running, repo_setup, repo_teardown),
+		cmocka_unit_test_setup_teardown(cancel_while_it_is_watched, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(cancel_at_any_moment, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(an_error_at_any_step, repo_setup, repo_teardown),
 		cmocka_unit_test_setup_teardown(killed_at_any_step, repo_setup, repo_teardown),

@@ -48,6 +48,7 @@ RC = """#!/bin/busybox sh
 export PATH=/usr/bin:/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+mount -t tracefs tracefs /sys/kernel/tracing
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o mode=620,ptmxmode=666 devpts /dev/pts
