@@ -22,6 +22,7 @@
 #define FAULTS_A_READ 32
 #define PLACE_PAGES 64u  /* at a time, of what was gathered */
 #define PLACE_DIRECTLY 4u /* so many that lie in one blob are not gathered */
+#define MAX_ZEROS (1u << 16) /* pages of zeros that are placed before the VM runs */
 #define BACKGROUND_NICE 15
 #define FIRST_BACKOFF (100 * GW_NS_PER_MS)
 #define LONGEST_BACKOFF (5 * GW_NS_PER_SEC)
@@ -416,13 +417,16 @@ static void *fetcher_main(void *arg)
 static void place_zeros(struct gw_lazy *l)
 {
 	static const uint8_t zeros[GW_PAGE_SIZE];
+	unsigned placed = 0;
 
 	for (size_t i = 0; i < l->first.count; i++) {
 		uint64_t end = l->first.ranges[i].page + l->first.ranges[i].count;
 
-		for (uint64_t page = l->first.ranges[i].page; page < end; page++) {
-			if (!has_content(l, page, page + 1))
-				(void)gw_uffd_copy(l->uffd, (uintptr_t)gw_ram_page(l->ram, page), zeros, GW_PAGE_SIZE);
+		for (uint64_t page = l->first.ranges[i].page; page < end && placed < MAX_ZEROS; page++) {
+			if (has_content(l, page, page + 1))
+				continue;
+			(void)gw_uffd_copy(l->uffd, (uintptr_t)gw_ram_page(l->ram, page), zeros, GW_PAGE_SIZE);
+			placed++;
 		}
 	}
 }
@@ -555,7 +559,8 @@ int gw_lazy_start(struct gw_lazy *l, const struct gw_snap_range *first, size_t c
 	int r;
 
 	pthread_mutex_lock(&l->lock);
-	r = l->first.ranges ? -EBUSY : gw_lazy_order_set(&l->first, first, count);
+	/* It may have been forgotten by now. */
+	r = l->first.ranges || l->quit ? -EBUSY : gw_lazy_order_set(&l->first, first, count);
 	if (r == 0)
 		r = gw_thread_create(&l->fetchers[l->nfetchers], starter_main, l);
 	l->nfetchers += r == 0;

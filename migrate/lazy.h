@@ -7,6 +7,7 @@
  *
  * - Threads that do nothing else take turns in watching for faults. A page of zeros is placed at once. For others, who has read the fault fetches the part of the
  *   snapshot around it, the page's blob first, while another watches.
+ * - What the VM touched last before it was saved can be brought before it runs (gw_lazy_start()), by a thread of its own.
  * - Once asked for (gw_lazy_background()) threads that leave the processors to everybody else bring the rest: first what the VM touched first when it was
  *   last resumed, in that order, then page by page, in reads of megabytes; in small ones while there are faults, one of which may be for what is read.
  * - Of what nobody waits for, blocks of 2 MiB that are all content come as huge pages, where the kernel can move them (Linux 6.8); who waits for a page of such a block

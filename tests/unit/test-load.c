@@ -147,12 +147,18 @@ static void the_repository_goes_away_and_comes_back(void **state)
 	suspend_release(&t);
 }
 
-/* Every 23rd page: on its own among others. */
-static void mark_working_set(struct suspend_test *t, uint64_t *bitmap)
+/* It was seen to touch every 23rd page: each on its own among others. The bitmap lives as long as the VM. */
+static void suspend_with_working_set(struct suspend_test *t, struct repo_test *repo, uint64_t size, uint64_t rate)
 {
+	static uint64_t bitmap[32 * MIB / GW_PAGE_SIZE / 64];
+
+	suspend_init(t, repo, size, rate);
+	memset(bitmap, 0, sizeof(bitmap));
 	for (uint64_t page = 1; page < gw_ram_pages(t->vm.ram); page += 23)
 		bitmap[page / 64] |= 1ull << (page % 64);
 	t->vm.working_set = bitmap;
+	suspend_start(t);
+	assert_int_equal(suspend_wait(t), GW_SAVE_DONE);
 }
 
 /* Pages of the working set, those that have content, and in how many blobs they lie. */
@@ -185,14 +191,10 @@ static void the_working_set_comes_first(void **state)
 {
 	struct suspend_test t;
 	struct gw_snap *snap;
-	uint64_t bitmap[32 * MIB / GW_PAGE_SIZE / 64] = { 0 };
 	unsigned content, blobs;
 	size_t pages;
 
-	suspend_init(&t, *state, 32 * MIB, 50);
-	mark_working_set(&t, bitmap);
-	suspend_start(&t);
-	assert_int_equal(suspend_wait(&t), GW_SAVE_DONE);
+	suspend_with_working_set(&t, *state, 32 * MIB, 50);
 	assert_int_equal(t.vm.watched, 0);
 	assert_int_equal(gw_snap_open(t.repo->repo, "web", 1, &snap, NULL), 0);
 	pages = count_working_set(&t, snap, &content, &blobs);
@@ -214,12 +216,8 @@ static void the_working_set_comes_first(void **state)
 static void the_working_set_cannot_be_read(void **state)
 {
 	struct suspend_test t;
-	uint64_t bitmap[16 * MIB / GW_PAGE_SIZE / 64] = { 0 };
 
-	suspend_init(&t, *state, 16 * MIB, 5000);
-	mark_working_set(&t, bitmap);
-	suspend_start(&t);
-	assert_int_equal(suspend_wait(&t), GW_SAVE_DONE);
+	suspend_with_working_set(&t, *state, 16 * MIB, 5000);
 	move_packs(*state, "packs", "gone");
 	resume_start(&t, 200000);
 	resume_wait_phase(&t, GW_LOAD_STALL);
@@ -428,7 +426,7 @@ static void cancel_before_it_is_here(void **state)
 	struct suspend_test t;
 	unsigned cancelled = 0;
 
-	suspend(&t, *state, 16 * MIB);
+	suspend_with_working_set(&t, *state, 16 * MIB, 5000);
 	for (unsigned i = 0; i < 30; i++) {
 		enum gw_load_phase phase;
 		int r;
