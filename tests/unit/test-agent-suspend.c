@@ -372,25 +372,33 @@ static void killed_on_the_way(void **state)
 	}
 }
 
-/* Agent and VMM die, one after the other, when the VM has been resumed and nobody has told yet: it is not suspended any more. */
-static void nobody_saw_it_run(void **state)
+/* The VMM gets as far as that step; then it dies, and its agent before it, which is started anew. */
+static void dies_while_resuming(const char *step, const char *command)
 {
-	char out[2048], never[128];
+	char failpoints[256], hit[160];
 	pid_t pid;
 
-	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
 	agent_host_kill(&lab, 0, SIGKILL);
-	snprintf(never, sizeof(never), "%s/never.hit", lab.dir);
-	snprintf(out, sizeof(out), "load-owned=wait:%s/never", lab.dir);
-	agent_host_start(&lab, 0, out);
-	pid = agent_cli_start(&lab, 0, "resume v %s", from);
-	for (unsigned i = 0; i < 6000 && access(never, F_OK) < 0; i++)
+	snprintf(hit, sizeof(hit), "%s/%s.hit", lab.dir, step);
+	snprintf(failpoints, sizeof(failpoints), "%s=wait:%s/%s", step, lab.dir, step);
+	agent_host_start(&lab, 0, failpoints);
+	pid = agent_cli_start(&lab, 0, "%s %s", command, from);
+	for (unsigned i = 0; i < 6000 && access(hit, F_OK) < 0; i++)
 		usleep(10000);
-	check(access(never, F_OK) == 0);
+	check(access(hit, F_OK) == 0);
 	agent_host_kill(&lab, 0, SIGKILL);
 	agent_cli_wait(pid);
 	check(agent_kill_vmm(&lab, 0, "v"));
 	agent_host_start(&lab, 0, NULL);
+}
+
+/* Agent and VMM die, one after the other, when the VM has been resumed and nobody has told yet: it is not suspended any more. */
+static void nobody_saw_it_run(void **state)
+{
+	char out[2048];
+
+	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
+	dies_while_resuming("load-owned", "resume v");
 	check(agent_wait_state(&lab, 0, "v", "stopped"));
 	for (unsigned i = 0; i < 2; i++)
 		check(agent_cli(&lab, i, out, sizeof(out), "resume v %s", from) == 4 && strstr(out, "--force"));
@@ -400,26 +408,14 @@ static void nobody_saw_it_run(void **state)
 /* Resumed by force, it dies with the agent before it owns the VM: whoever resumes it then without knows still that it may have gone on before. */
 static void what_was_forced_stays_so(void **state)
 {
-	char out[4096], never[128];
-	pid_t pid;
+	char out[4096];
 
 	restart_vm("");
 	check(agent_cli(&lab, 0, NULL, 0, "suspend v %s", to) == 0);
 	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 0, "v", "running"));
 	check(agent_cli(&lab, 0, out, sizeof(out), "show v --json") == 0 && strstr(out, "\"forced\": false"));
 	check(agent_cli(&lab, 0, NULL, 0, "stop v --force") == 0);
-	agent_host_kill(&lab, 0, SIGKILL);
-	snprintf(never, sizeof(never), "%s/forced.hit", lab.dir);
-	snprintf(out, sizeof(out), "load-opened=wait:%s/forced", lab.dir);
-	agent_host_start(&lab, 0, out);
-	pid = agent_cli_start(&lab, 0, "resume v --force %s", from);
-	for (unsigned i = 0; i < 6000 && access(never, F_OK) < 0; i++)
-		usleep(10000);
-	check(access(never, F_OK) == 0);
-	agent_host_kill(&lab, 0, SIGKILL);
-	agent_cli_wait(pid);
-	check(agent_kill_vmm(&lab, 0, "v"));
-	agent_host_start(&lab, 0, NULL);
+	dies_while_resuming("load-opened", "resume v --force");
 	check(agent_wait_state(&lab, 0, "v", "suspended"));
 	check(agent_cli(&lab, 0, NULL, 0, "resume v %s", from) == 0 && agent_wait_state(&lab, 0, "v", "running"));
 	check(agent_cli(&lab, 0, out, sizeof(out), "show v --json") == 0 && strstr(out, "\"forced\": true"));
