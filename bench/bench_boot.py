@@ -10,6 +10,7 @@ import argparse
 import re
 
 from gwbench import report, stats
+from gwbench.build import make
 from labtest import Lab, guest
 
 KIND, MEMORY_MIB = "6.12-cloud", 256
@@ -55,7 +56,7 @@ def run(arguments):
     p.add_argument("--pairs", type=int)
     args = p.parse_args(arguments)
     seen = {}
-    with Lab(hosts=1, with_qemu=True) as lab:
+    with Lab(hosts=1, with_qemu=True, bin=make("all", bench=False)) as lab:
         kernel, initrd = guest("kernel", KIND), guest("initrd", KIND)
         lab.put("h1", kernel, initrd, "/srv")
         for _ in range(args.pairs or (2 if args.quick else 5)):

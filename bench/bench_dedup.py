@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from gwbench import duplab, report, stats
+from gwbench.build import make
 
 TOP = Path(__file__).resolve().parents[1]
 KSM = Path("/sys/kernel/mm/ksm")
@@ -254,7 +255,7 @@ def one_side(mode, args, content, steady_s):
 
 def native(args):
     content = build_content(args.mib * 1024 * 1024)
-    subprocess.run(["make", "-s", "-C", TOP, "build/tests/bench-dedup", "build/bin/godwit-ksmd"], check=True)
+    make("build/tests/bench-dedup", "build/bin/godwit-ksmd", bench=False)
     sides = {"share": [], "ksm": []}
     for _ in range(args.runs):
         for mode, results in sides.items():
@@ -321,7 +322,7 @@ def run_native(args):
 
 
 def run_lab(args):
-    subprocess.run(["make", "-s", "-C", TOP, "all"], check=True)
+    make("all", bench=False)
     seen = {side.name: [] for side in duplab.SIDES}
     for run_number in range(args.lab_runs):
         for side in duplab.SIDES:

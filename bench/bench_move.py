@@ -21,6 +21,7 @@ from statistics import median
 
 from cluster import TOP, Cluster, Guest, SharedDisk
 from gwbench import report, stats
+from gwbench.build import make
 from gwbench.qemu import QemuVm
 from gwlab import system
 from gwlab.state import State
@@ -204,9 +205,7 @@ def run_scenario(name, pairs, build):
     plan = [["godwit", "qemu"] + (["qemu_multifd"] if i < 2 else []) + (["godwit_tls", "qemu_tls"] if i == 0 else []) for i in range(pairs)]
     if "disk" in SCENARIOS[name]:
         guest("rootfs")  # here, where packages can be had, if it has to be made
-    with Lab(hosts=2, with_qemu=True) as lab, inside_network(lab):
-        for host in ("h1", "h2"):
-            lab.put(host, *build.iterdir(), "/usr/bin")
+    with Lab(hosts=2, with_qemu=True, bin=build) as lab, inside_network(lab):
         scene = Scene(lab, name)
         try:
             return digest(measure(scene, Cluster(lab, bin=build), plan))
@@ -221,8 +220,7 @@ def run(arguments):
     p.add_argument("--scenario", action="append", choices=SCENARIOS)
     args = p.parse_args(arguments)
     pairs = args.pairs or (2 if args.quick else 5)
-    build = TOP / "build/bench/bin"
-    subprocess.run(["make", "-s", "-C", TOP, "BENCH=1", "all"], check=True)
+    build = make("all", bench=True)
     scenarios, ok = {}, True
     for name in args.scenario or SCENARIOS:
         scenarios[name] = s = run_scenario(name, pairs, build)

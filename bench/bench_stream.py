@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from gwbench import report, stats
+from gwbench.build import make
 
 TOP = Path(__file__).resolve().parents[1]
 MODES = {"limit": ("1", "limit"), "clear_1": ("1", "clear"), "clear_2": ("2", "clear"), "tls_1": ("1", "tls"), "tls_2": ("2", "tls")}
@@ -25,7 +26,7 @@ def run(arguments):
     args = p.parse_args(arguments)
     size, runs = args.mib or (1024 if args.quick else 2048), args.runs or (2 if args.quick else 5)
     program = TOP / "build/bench/tests/bench-stream"
-    subprocess.run(["make", "-s", "-C", TOP, "BENCH=1", str(program.relative_to(TOP))], check=True)
+    make(program.relative_to(TOP), bench=True)
     speeds, ciphers = {mode: [] for mode in MODES}, set()
     for _ in range(runs):
         for mode, words in MODES.items():

@@ -25,6 +25,7 @@ from pathlib import Path
 from bench_move import _Hosts, _Shape, inside_network
 from cluster import TOP, Cluster, Guest, SharedDisk
 from gwbench import report, stats
+from gwbench.build import make
 from gwbench.duplab import mem_available
 from gwbench.qemu import Qmp, QemuVm
 from labtest import GUEST_IP, Lab, Probe, guest, wait_for
@@ -246,8 +247,7 @@ def run_clones(lab, build):
 
 def run_lab(rounds, build):
     guest("rootfs")
-    with Lab(hosts=1, memory="6144M", with_qemu=True) as lab, inside_network(lab):
-        lab.put(HOST, *build.iterdir(), "/usr/bin")
+    with Lab(hosts=1, memory="6144M", with_qemu=True, bin=build) as lab, inside_network(lab):
         godwit = Godwit(lab, build)
         seen = paired(lab, godwit, rounds)
         result = {name: {key: stats.summary(values) for key, values in figures.items()} for name, figures in seen.items()}
@@ -385,7 +385,7 @@ def run_linux(work, rounds):
 
 
 def run_native(rounds):
-    subprocess.run(["make", "-s", "-C", TOP, "BENCH=1", "build/bench/tests/bench-suspend"], check=True)
+    make("build/bench/tests/bench-suspend", bench=True)
     ours, s3, theirs = [], [], []
     # All that the first round takes beside its RAM: files in the page cache, and QEMU's.
     warm_memory(min(4 * RAM_MIB, os.sysconf("SC_AVPHYS_PAGES") * mmap.PAGESIZE // 2 >> 20))
@@ -427,8 +427,7 @@ def run(arguments):
     p.add_argument("--only", choices=("lab", "native"))
     args = p.parse_args(arguments)
     rounds = args.rounds or (1 if args.quick else 3)
-    build = TOP / "build/bench/bin"
-    subprocess.run(["make", "-s", "-C", TOP, "BENCH=1", "all"], check=True)
+    build = make("all", bench=True)
     result, ok = {}, True
     if args.only != "lab":
         result["native"] = n = run_native(rounds)

@@ -45,6 +45,7 @@ struct gw_lazy_work {
 	uint32_t window; /* then: what could have been fetched beside it */
 };
 
+struct gw_lazy_fetch;
 struct gw_lazy_gift;
 
 struct gw_lazy {
@@ -53,8 +54,13 @@ struct gw_lazy {
 	struct gw_lineage *lineage; /* NULL: memory is not shared */
 	struct gw_lazy_gift *gift;  /* with a lineage */
 	int uffd, wake_fd;
-	pthread_t fetchers[GW_LAZY_FETCHERS + 1]; /* the last for the start, when it is asked for */
-	unsigned nfetchers;
+	struct gw_lazy_thread {
+		struct gw_lazy *l;
+		enum gw_lazy_for whom;
+		struct gw_lazy_fetch *fetch;
+		pthread_t thread;
+	} threads[GW_LAZY_FETCHERS + 1]; /* the last for the start, when it is asked for */
+	unsigned nthreads;
 
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t work;  /* there may be something to fetch that nobody waits for */
@@ -102,7 +108,15 @@ bool gw_lazy_placed(struct gw_lazy *l, uint64_t first, uint64_t count);
 /* What of it was not placed is to be fetched again. */
 void gw_lazy_unclaim(struct gw_lazy *l, const struct gw_lazy_work *work);
 
-/* lazy.c: contiguous pages were placed by the userfaultfd; without the lock. */
+/* lazy-fetch.c: a read of the snapshot, and where its bytes go. One a thread, for one purpose. 0 or -ENOMEM. */
+int gw_lazy_fetch_new(struct gw_lazy *l, enum gw_lazy_for whom, struct gw_lazy_fetch **ret);
+void gw_lazy_fetch_free(struct gw_lazy_fetch *f);
+/*
+ * With the lock held, which is given away meanwhile: brings what is next for it. False: there is nothing now. `ret`: 0, or -errno when it could not be
+ * read or placed; it is told in the stats, and tried again later.
+ */
+bool gw_lazy_fetch_next(struct gw_lazy_fetch *f, int *ret);
+/* Contiguous pages were placed by the userfaultfd; without the lock. */
 void gw_lazy_note_placed(struct gw_lazy *l, uint64_t first, uint64_t count);
 /* Places verified bytes. 0 or -errno. */
 int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8_t *from);

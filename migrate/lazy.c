@@ -20,12 +20,8 @@
 #include "migrate/repo/touch.h"
 
 #define FAULTS_A_READ 32
-#define PLACE_PAGES 64u  /* at a time, of what was gathered */
-#define PLACE_DIRECTLY 4u /* so many that lie in one blob are not gathered */
 #define MAX_ZEROS (1u << 16) /* pages of zeros that are placed before the VM runs */
 #define BACKGROUND_NICE 15
-#define FIRST_BACKOFF (100 * GW_NS_PER_MS)
-#define LONGEST_BACKOFF (5 * GW_NS_PER_SEC)
 
 /* ---- registration ---- */
 
@@ -141,180 +137,7 @@ static void watch(struct gw_lazy *l)
 	take_faults(l, msgs, n > 0 ? (size_t)n / sizeof(msgs[0]) : 0);
 }
 
-/* ---- fetching ---- */
-
-/* What a fetch delivers. */
-struct placing {
-	struct gw_lazy *l;
-	uint64_t first, count;
-	int error; /* of placing, not of reading */
-	bool urgent;       /* somebody waits */
-	uint64_t first_ns; /* when the first were placed; 0: not yet */
-	uint8_t *data;
-	struct gw_lazy_share *share; /* NULL: memory is not shared */
-	struct gw_lazy_huge *huge;   /* NULL: for those who wait */
-	bool gathering;
-};
-
-void gw_lazy_note_placed(struct gw_lazy *l, uint64_t first, uint64_t count)
-{
-	bool waited;
-
-	pthread_mutex_lock(&l->lock);
-	waited = gw_lazy_placed(l, first, count);
-	pthread_mutex_unlock(&l->lock);
-	/* Placed, given back and touched again before it was noted: that fault was told before it could be told as one of zeros. */
-	if (waited)
-		(void)gw_uffd_wake(l->uffd, (uintptr_t)gw_ram_page(l->ram, first), count << GW_PAGE_SHIFT);
-}
-
-int gw_lazy_place(struct gw_lazy *l, uint64_t first, uint64_t count, const uint8_t *from)
-{
-	int r = 0;
-
-	while (count > 0 && r == 0) {
-		uint64_t n = GW_MIN(count, gw_ram_contiguous(l->ram, first));
-
-		r = gw_uffd_copy(l->uffd, (uintptr_t)gw_ram_page(l->ram, first), from, n << GW_PAGE_SHIFT);
-		if (r == 0)
-			gw_lazy_note_placed(l, first, n);
-		from += n << GW_PAGE_SHIFT;
-		first += n;
-		count -= n;
-	}
-	return r;
-}
-
-static int place_all(struct placing *p, uint64_t first, uint64_t count, const uint8_t *data)
-{
-	p->error = gw_lazy_place(p->l, first, count, data);
-	if (p->first_ns == 0)
-		p->first_ns = gw_now_ns();
-	if (p->error == 0 && p->share)
-		gw_lazy_share_placed(p->share, first, count, data);
-	return p->error;
-}
-
-/* What was gathered. */
-static int place(struct placing *p)
-{
-	uint64_t count = p->count;
-
-	p->count = 0;
-	return count > 0 && p->error == 0 ? place_all(p, p->first, count, p->data) : p->error;
-}
-
-/* Most come as whole blobs, and are placed from where they were decrypted; of pages that lie scattered those that follow one another are gathered. */
-static int take_some(struct placing *p, uint64_t page, uint64_t count, const uint8_t *data)
-{
-	int r = p->huge ? gw_lazy_huge_take(p->huge, page, count, data) : 0;
-
-	if (r != 0) {
-		p->error = GW_MIN(r, 0);
-		return p->error;
-	}
-	/* Who waits goes on as soon as the blob is there that has the page. */
-	if (p->count && (page != p->first + p->count || p->count + count > PLACE_PAGES || p->urgent))
-		r = place(p);
-	if (r < 0 || count >= PLACE_DIRECTLY)
-		return r ?: place_all(p, page, count, data);
-	if (p->count == 0)
-		p->first = page;
-	memcpy(p->data + (p->count << GW_PAGE_SHIFT), data, count << GW_PAGE_SHIFT);
-	p->count += count;
-	return 0;
-}
-
-static int take_pages(void *self, uint64_t page, uint64_t count, const uint8_t *data)
-{
-	struct placing *p = self;
-	int r = 0;
-
-	if (p->gathering) {
-		gw_lazy_share_gather(p->share, page, count, data);
-		return 0;
-	}
-	for (uint64_t n; count > 0 && r == 0; page += n, count -= n, data += n << GW_PAGE_SHIFT) {
-		n = GW_MIN(count, GW_LAZY_BLOCK_PAGES - page % GW_LAZY_BLOCK_PAGES);
-		r = take_some(p, page, n, data);
-	}
-	return r;
-}
-
-/* With the lock held: how the read ended. */
-static void note_read(struct gw_lazy *l, const struct gw_lazy_work *work, int r, const struct gw_error *err)
-{
-	bool was = l->stats.stalled;
-
-	l->stats.stalled = r < 0;
-	if (r < 0) {
-		gw_lazy_unclaim(l, work);
-		snprintf(l->stats.why, sizeof(l->stats.why), "%.250s", gw_error_text(err));
-		l->backoff_ns = was ? GW_MIN(l->backoff_ns * 2, LONGEST_BACKOFF) : FIRST_BACKOFF;
-		l->retry_ns = gw_now_ns() + l->backoff_ns;
-	} else {
-		l->stats.why[0] = '\0';
-	}
-	if (was != l->stats.stalled) {
-		pthread_cond_broadcast(&l->work);
-		pthread_cond_broadcast(&l->follow);
-	}
-	if (was != l->stats.stalled || l->stats.here >= l->stats.pages)
-		pthread_cond_broadcast(&l->news);
-}
-
-/* With the lock held: nothing had to be read. What cannot be read stays so. */
-static void note_found(struct gw_lazy *l)
-{
-	l->retry_ns = gw_now_ns();
-	if (l->stats.here >= l->stats.pages)
-		pthread_cond_broadcast(&l->news);
-}
-
-static void note_pace(struct gw_lazy *l, uint64_t first_ns, uint64_t all_ns)
-{
-	pthread_mutex_lock(&l->lock);
-	gw_lazy_adapt(l, first_ns, all_ns);
-	pthread_mutex_unlock(&l->lock);
-}
-
-static int fetch(struct placing *p, const struct gw_lazy_work *work, struct gw_error *err)
-{
-	uint64_t began = gw_now_ns();
-	int r;
-
-	p->count = 0;
-	p->error = 0;
-	p->first_ns = 0;
-	p->urgent = work->fault;
-	p->gathering = p->share && gw_lazy_share_gathers(p->share, work);
-	if (p->huge)
-		gw_lazy_huge_begin(p->huge, work);
-	r = gw_snap_fetch(p->l->snap, work->ranges, work->count, take_pages, p, err);
-	if (p->gathering)
-		p->error = gw_lazy_share_give(p->share, r == 0);
-	else if (r == 0)
-		r = place(p);
-	else if (p->huge && p->error == 0)
-		p->error = gw_lazy_huge_end(p->huge);
-	if (work->fault && r == 0 && p->first_ns > 0 && (work->pages >= work->window || work->window == GW_BLOB_PAGES))
-		note_pace(p->l, p->first_ns - began, gw_now_ns() - began);
-	return p->error ? gw_error_errno(err, p->error, "pages cannot be placed") : r;
-}
-
-/* With the lock held. While reads fail, one thread at a time tries, now and then. */
-static bool next_read(struct gw_lazy *l, enum gw_lazy_for whom, struct gw_lazy_work *work)
-{
-	if (l->stats.stalled && gw_now_ns() < l->retry_ns)
-		return false;
-	/* However long reads take, somebody watches for faults: a page of zeros needs no read. */
-	if (whom == GW_LAZY_FOR_FAULTS && l->fetching == GW_LAZY_FAULTERS - 1)
-		return false;
-	if (!gw_lazy_next(l, whom, work))
-		return false;
-	l->retry_ns = gw_now_ns() + LONGEST_BACKOFF;
-	return true;
-}
+/* ---- threads ---- */
 
 static void wait_work(struct gw_lazy *l, pthread_cond_t *cond)
 {
@@ -326,9 +149,9 @@ static void wait_work(struct gw_lazy *l, pthread_cond_t *cond)
 }
 
 /* With the lock held: nothing to fetch now. */
-static void idle(struct gw_lazy *l, bool faults)
+static void idle(struct gw_lazy *l, enum gw_lazy_for whom)
 {
-	if (!faults) {
+	if (whom == GW_LAZY_FOR_NOBODY) {
 		wait_work(l, &l->work);
 	} else if (l->watched) {
 		wait_work(l, &l->follow);
@@ -341,75 +164,21 @@ static void idle(struct gw_lazy *l, bool faults)
 	}
 }
 
-struct fetcher {
-	struct gw_lazy *l;
-	enum gw_lazy_for whom; /* and for nothing else */
-};
-
-/* What one thread needs. */
-static void init_placing(struct placing *p, struct gw_lazy *l, enum gw_lazy_for whom)
-{
-	*p = (struct placing){ .l = l, .data = malloc(PLACE_PAGES << GW_PAGE_SHIFT) };
-	if (l->lineage && gw_lazy_share_new(l, &p->share) < 0)
-		p->share = NULL; /* it goes without */
-	/* What is shared is mapped in small pages. */
-	if (whom == GW_LAZY_FOR_NOBODY && !l->lineage && gw_lazy_huge_new(l, &p->huge) < 0)
-		p->huge = NULL;
-}
-
-static void release_placing(struct placing *p)
-{
-	gw_lazy_share_free(p->share);
-	gw_lazy_huge_free(p->huge);
-	free(p->data);
-}
-
-/* With the lock held, which is given away meanwhile. */
-static int fetch_unlocked(struct placing *p, struct gw_lazy_work *work)
-{
-	struct gw_error err = GW_ERROR_INIT;
-	int r;
-
-	pthread_mutex_unlock(&p->l->lock);
-	if (p->share)
-		gw_lazy_share_find(p->share, work);
-	r = work->count ? fetch(p, work, &err) : 0;
-	pthread_mutex_lock(&p->l->lock);
-	if (work->count)
-		note_read(p->l, work, r, &err);
-	else
-		note_found(p->l);
-	return r;
-}
-
 static void *fetcher_main(void *arg)
 {
-	struct fetcher f = *(struct fetcher *)arg;
-	bool faults = f.whom == GW_LAZY_FOR_FAULTS;
-	struct gw_lazy *l = f.l;
-	struct gw_lazy_work work;
-	struct placing p;
+	struct gw_lazy_thread *t = arg;
+	struct gw_lazy *l = t->l;
+	int r;
 
-	free(arg);
-	init_placing(&p, l, f.whom);
 	/* What nobody waits for yet leaves the processors to the VM; and who does that is in no hurry when somebody waits. */
-	if (!faults)
+	if (t->whom == GW_LAZY_FOR_NOBODY)
 		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), BACKGROUND_NICE);
 	pthread_mutex_lock(&l->lock);
-	while (p.data && !l->quit) {
-		if (!next_read(l, f.whom, &work)) {
-			idle(l, faults);
-			continue;
-		}
-		l->fetching += faults;
-		/* Another takes the next fault, or watches for it. */
-		if (faults && !l->watched)
-			pthread_cond_signal(&l->follow);
-		(void)fetch_unlocked(&p, &work);
-		l->fetching -= faults;
+	while (!l->quit) {
+		if (!gw_lazy_fetch_next(t->fetch, &r))
+			idle(l, t->whom);
 	}
 	pthread_mutex_unlock(&l->lock);
-	release_placing(&p);
 	return NULL;
 }
 
@@ -434,21 +203,66 @@ static void place_zeros(struct gw_lazy *l)
 /* What cannot be read now comes with the rest. */
 static void *starter_main(void *arg)
 {
-	struct gw_lazy *l = arg;
-	struct gw_lazy_work work;
-	struct placing p;
+	struct gw_lazy_thread *t = arg;
+	struct gw_lazy *l = t->l;
 	int r = 0;
 
-	init_placing(&p, l, GW_LAZY_FOR_START);
 	place_zeros(l);
 	pthread_mutex_lock(&l->lock);
-	while (p.data && r == 0 && !l->quit && next_read(l, GW_LAZY_FOR_START, &work))
-		r = fetch_unlocked(&p, &work);
+	while (r == 0 && !l->quit && gw_lazy_fetch_next(t->fetch, &r))
+		;
 	l->starting = false;
 	pthread_cond_broadcast(&l->news);
 	pthread_mutex_unlock(&l->lock);
-	release_placing(&p);
 	return NULL;
+}
+
+/* 0 or -errno. */
+static int start_thread(struct gw_lazy *l, enum gw_lazy_for whom)
+{
+	struct gw_lazy_thread *t = &l->threads[l->nthreads];
+	int r;
+
+	t->l = l;
+	t->whom = whom;
+	r = gw_lazy_fetch_new(l, whom, &t->fetch);
+	if (r < 0)
+		return r;
+	r = gw_thread_create(&t->thread, whom == GW_LAZY_FOR_START ? starter_main : fetcher_main, t);
+	if (r < 0)
+		gw_lazy_fetch_free(t->fetch);
+	else
+		l->nthreads++;
+	return r;
+}
+
+static int start_threads(struct gw_lazy *l, struct gw_error *err)
+{
+	int r = 0;
+
+	while (r == 0 && l->nthreads < GW_LAZY_FETCHERS)
+		r = start_thread(l, l->nthreads < GW_LAZY_FAULTERS ? GW_LAZY_FOR_FAULTS : GW_LAZY_FOR_NOBODY);
+	return r < 0 ? gw_error_errno(err, r, "cannot start the threads that bring memory") : 0;
+}
+
+/* Who waits returns. */
+static void join_threads(struct gw_lazy *l)
+{
+	uint64_t one = 1;
+
+	pthread_mutex_lock(&l->lock);
+	l->quit = true;
+	pthread_cond_broadcast(&l->work);
+	pthread_cond_broadcast(&l->follow);
+	pthread_mutex_unlock(&l->lock);
+	if (l->wake_fd >= 0)
+		(void)!write(l->wake_fd, &one, sizeof(one));
+	while (l->nthreads > 0) {
+		struct gw_lazy_thread *t = &l->threads[--l->nthreads];
+
+		pthread_join(t->thread, NULL);
+		gw_lazy_fetch_free(t->fetch);
+	}
 }
 
 /* ---- life ---- */
@@ -461,25 +275,6 @@ static uint64_t count_content(struct gw_snap *snap)
 	for (uint64_t i = 0; i < n; i++)
 		pages += runs[i].count;
 	return pages;
-}
-
-static int start_threads(struct gw_lazy *l, struct gw_error *err)
-{
-	int r = 0;
-
-	while (r == 0 && l->nfetchers < GW_LAZY_FETCHERS) {
-		struct fetcher *f = malloc(sizeof(*f));
-
-		if (!f)
-			return gw_error_set(err, ENOMEM, "out of memory");
-		*f = (struct fetcher){ l, l->nfetchers < GW_LAZY_FAULTERS ? GW_LAZY_FOR_FAULTS : GW_LAZY_FOR_NOBODY };
-		r = gw_thread_create(&l->fetchers[l->nfetchers], fetcher_main, f);
-		if (r == 0)
-			l->nfetchers++;
-		else
-			free(f);
-	}
-	return r < 0 ? gw_error_errno(err, r, "cannot start the threads that bring memory") : 0;
 }
 
 static void init_conds(struct gw_lazy *l)
@@ -561,9 +356,7 @@ int gw_lazy_start(struct gw_lazy *l, const struct gw_snap_range *first, size_t c
 	pthread_mutex_lock(&l->lock);
 	/* It may have been forgotten by now. */
 	r = l->first.ranges || l->quit ? -EBUSY : gw_lazy_order_set(&l->first, first, count);
-	if (r == 0)
-		r = gw_thread_create(&l->fetchers[l->nfetchers], starter_main, l);
-	l->nfetchers += r == 0;
+	r = r ?: start_thread(l, GW_LAZY_FOR_START);
 	l->starting = r == 0;
 	pthread_mutex_unlock(&l->lock);
 	return r;
@@ -655,24 +448,9 @@ void gw_lazy_all_here(struct gw_lazy *l)
 		gw_lazy_share_flush(l);
 }
 
-static void join_fetchers(struct gw_lazy *l)
-{
-	uint64_t one = 1;
-
-	pthread_mutex_lock(&l->lock);
-	l->quit = true;
-	pthread_cond_broadcast(&l->work);
-	pthread_cond_broadcast(&l->follow);
-	pthread_mutex_unlock(&l->lock);
-	if (l->wake_fd >= 0)
-		(void)!write(l->wake_fd, &one, sizeof(one));
-	while (l->nfetchers > 0)
-		pthread_join(l->fetchers[--l->nfetchers], NULL);
-}
-
 void gw_lazy_forget(struct gw_lazy *l)
 {
-	join_fetchers(l);
+	join_threads(l);
 	unregister_ram(l);
 	pthread_mutex_lock(&l->lock);
 	l->stats.here = l->stats.pages;
@@ -685,7 +463,7 @@ void gw_lazy_free(struct gw_lazy *l)
 {
 	if (!l)
 		return;
-	join_fetchers(l);
+	join_threads(l);
 	unregister_ram(l);
 	gw_closep(&l->uffd);
 	gw_closep(&l->wake_fd);

@@ -135,11 +135,11 @@ class RedisWriter(Client):
 
 
 class Lab:
-    """A lab that lives as long as this process, or as a `with` block."""
+    """A lab that lives as long as this process, or as a `with` block. `bin`: Godwit's programs for the hosts, instead of BIN's or the tree's own."""
 
-    def __init__(self, hosts=2, name=None, memory=None, cpus=None, with_qemu=False):
+    def __init__(self, hosts=2, name=None, memory=None, cpus=None, with_qemu=False, bin=None):
         self.name = name or f"test-{os.getpid()}"
-        self.environment = {**os.environ, "LAB": self.name}
+        self.environment = {**os.environ, "LAB": self.name, **({"BIN": str(bin)} if bin else {})}
         command = ["up", "--hosts", hosts, "--owner", os.getpid()]
         command += ["--memory", memory] if memory else []
         command += ["--cpus", cpus] if cpus else []
