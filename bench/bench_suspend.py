@@ -94,18 +94,24 @@ class Godwit:
         return time.monotonic() - begin, json.loads(done.stdout.splitlines()[-1])["result"]
 
     def resume(self, vm):
+        self.cluster.godwit(HOST, "resume", vm.name, "--from", URL, *self.key)
+
+    def await_resident(self, vm):
+        wait_for(lambda: self.cluster.show(HOST, vm.name)["load"]["phase"] == "done", "all of its memory is here", poll=0.1)
+
+    def resumed_after(self, vm):
         """Seconds to the first tick, the first answer, and to all of its memory."""
         first = FirstTick(vm.ip)
-        self.cluster.godwit(HOST, "resume", vm.name, "--from", URL, *self.key)
+        self.resume(vm)
         tick, answer = first.seconds(), first.answer()
-        wait_for(lambda: self.cluster.show(HOST, vm.name)["load"]["phase"] == "done", "all of its memory is here", poll=0.1)
+        self.await_resident(vm)
         return tick, answer, time.monotonic() - first.began
 
     def one(self, vm):
         self.start(vm)
         warm(self.lab, vm)
         save_s, told = self.save(vm)
-        tick_s, answer_s, resident_s = self.resume(vm)
+        tick_s, answer_s, resident_s = self.resumed_after(vm)
         check(self.lab, vm)
         self.cluster.remove(vm.name)
         return {"save_s": save_s, "first_tick_s": tick_s, "first_answer_s": answer_s, "resident_s": resident_s, "stored_bytes": told["stored_bytes"]}
@@ -190,6 +196,7 @@ def images(lab, godwit):
             booted(vm)
             stored.append(godwit.save(vm)[1]["stored_bytes"])
         godwit.resume(vms[0])
+        godwit.await_resident(vms[0])
         again = godwit.save(vms[0])[1]["stored_bytes"]
         for vm in vms:
             godwit.cluster.godwit(HOST, "rm", vm.name, check=False)

@@ -46,7 +46,7 @@ static int read_text(const char *directory, const char *event, const char *name,
 int gw_tracepoint_find(const char *event, const char *field, struct gw_tracepoint *ret)
 {
 	static const char *const places[] = { "/sys/kernel/tracing", "/sys/kernel/debug/tracing" };
-	char text[MAX_FORMAT];
+	char text[MAX_FORMAT] = "";
 	int r = -ENOENT;
 
 	for (size_t i = 0; i < ARRAY_SIZE(places) && r < 0; i++) {
