@@ -80,7 +80,8 @@ LABD = """#!/bin/busybox sh
 n=$(sed 's/.*lab.host=\\([0-9]*\\).*/\\1/' /proc/cmdline)
 export PATH=/usr/bin:/bin:/sbin:/usr/sbin HOME=/root TERM=linux
 # OpenSSL chooses its code by what a processor has, not by how fast that is: emulated, SHA-256 with vectors takes four times as long as without.
-grep -q lab.emulated /proc/cmdline && export OPENSSL_ia32cap=~0x20000000000
+# The emulator translates code for the address at which it lies: with random ones each program would be translated anew each time that it starts.
+grep -q lab.emulated /proc/cmdline && export OPENSSL_ia32cap=~0x20000000000 && echo 0 > /proc/sys/kernel/randomize_va_space
 exec /sbin/labd eth1 10.78.$n.1
 """
 
