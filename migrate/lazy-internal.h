@@ -15,6 +15,7 @@
 #define GW_LAZY_BLOCK_PAGES 512u /* that make a huge page */
 #define GW_LAZY_MIN_PAGES 64u   /* of one after somebody touched memory elsewhere */
 #define GW_LAZY_MAX_WINDOW 64u  /* pages that are fetched around one that somebody waits for */
+#define GW_LAZY_FIRST_PATIENCE 4u /* see gw_lazy_adapt() */
 
 /* Page numbers in the order in which they came. */
 struct gw_lazy_queue {
@@ -99,7 +100,7 @@ int gw_lazy_order_set(struct gw_lazy_order *o, const struct gw_snap_range *range
 int gw_lazy_want(struct gw_lazy *l, uint64_t page);
 /*
  * A fetch for somebody took so long until the first pages were placed, and so long for all. How much is fetched beside what is waited for follows
- * from it: as much as comes in the time that it takes anyway. That is little where decryption is slow, only the page's blob, and much where the way is long.
+ * from it: as much as comes in half the time that it takes anyway. That is little where decryption is slow, only the page's blob, and much where the way is long.
  * The more often it was too much, the later more is tried again.
  */
 void gw_lazy_adapt(struct gw_lazy *l, uint64_t first_ns, uint64_t all_ns);

@@ -93,11 +93,11 @@ void gw_lazy_adapt(struct gw_lazy *l, uint64_t first_ns, uint64_t all_ns)
 {
 	uint64_t rest = all_ns - first_ns;
 
-	if (rest > first_ns) {
+	if (rest > first_ns / 2) {
 		l->window = GW_MAX(l->window / 2, MIN_WINDOW);
 		l->patience = GW_MIN(l->patience * 2, MAX_PATIENCE);
 		l->calm = 0;
-	} else if (rest < first_ns / 2 && ++l->calm >= l->patience) {
+	} else if (rest < first_ns / 4 && ++l->calm >= l->patience) {
 		l->window = GW_MIN(l->window * 2, GW_LAZY_MAX_WINDOW);
 		l->calm = 0;
 	}

@@ -302,7 +302,7 @@ int gw_lazy_new(struct gw_ram *ram, struct gw_snap *snap, struct gw_lineage *lin
 	l->lineage = lineage;
 	l->uffd = -1;
 	l->window = GW_BLOB_PAGES;
-	l->patience = 1;
+	l->patience = GW_LAZY_FIRST_PATIENCE;
 	l->stride = GW_LAZY_MIN_PAGES;
 	pthread_mutex_init(&l->lock, NULL);
 	init_conds(l);

@@ -451,7 +451,7 @@ static void what_comes_beside_follows_the_pace(void **state)
 
 	gw_lazy_adapt(&l, 5, 20);
 	assert_int_equal(l.window, 32);
-	gw_lazy_adapt(&l, 5, 9);
+	gw_lazy_adapt(&l, 6, 9);
 	assert_int_equal(l.window, 32);
 	for (unsigned i = 0; i < 5; i++)
 		gw_lazy_adapt(&l, 5, 20);
