@@ -226,20 +226,16 @@ bool gw_lazy_fetch_next(struct gw_lazy_fetch *f, int *ret)
 int gw_lazy_fetch_new(struct gw_lazy *l, enum gw_lazy_for whom, struct gw_lazy_fetch **ret)
 {
 	struct gw_lazy_fetch *f = calloc(1, sizeof(*f));
-	int r = 0;
 
 	if (!f)
 		return -ENOMEM;
 	f->l = l;
 	f->whom = whom;
+	/* Without memory for either it goes without. What is shared is mapped in small pages. */
 	if (l->lineage)
-		r = gw_lazy_share_new(l, &f->share);
-	else if (whom == GW_LAZY_FOR_NOBODY) /* what is shared is mapped in small pages */
-		r = gw_lazy_huge_new(l, &f->huge);
-	if (r < 0) {
-		free(f);
-		return r;
-	}
+		(void)gw_lazy_share_new(l, &f->share);
+	else if (whom == GW_LAZY_FOR_NOBODY)
+		(void)gw_lazy_huge_new(l, &f->huge);
 	*ret = f;
 	return 0;
 }

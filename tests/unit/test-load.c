@@ -453,9 +453,13 @@ static void what_comes_beside_follows_the_pace(void **state)
 	assert_int_equal(l.window, 32);
 	gw_lazy_adapt(&l, 6, 9);
 	assert_int_equal(l.window, 32);
+	gw_lazy_adapt(&l, 6, 10);
+	assert_int_equal(l.window, GW_BLOB_PAGES);
 	for (unsigned i = 0; i < 5; i++)
 		gw_lazy_adapt(&l, 5, 20);
 	assert_int_equal(l.window, GW_BLOB_PAGES);
+	gw_lazy_adapt(&l, 20, 26);
+	assert_int_equal(l.calm, 0);
 	/* It was often too much: more is tried late. */
 	for (unsigned i = 0; i < 63; i++)
 		gw_lazy_adapt(&l, 20, 21);
