@@ -6,6 +6,7 @@ network, give memory back by their balloon, and end when the guest powers off or
 import json
 import os
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from cluster import Cluster, Guest  # noqa: E402
@@ -156,6 +157,20 @@ def the_balloon_gives_memory_back(lab):
     def balloon(*options):
         return json.loads(cluster.godwit("h1", "balloon", "vm", "--json", *options).stdout)
 
+    def next_figures():
+        """Figures that come after this call began; a guest gives some when it is asked, once a second at most."""
+        began = time.monotonic()
+
+        def figures():
+            asked = time.monotonic()
+            memory = balloon()["memory"]
+            return memory if memory and asked - memory["age_ms"] / 1000 > began else None
+        return wait_for(figures, "the guest tells of its memory", poll=0.2)
+
+    def free_now():
+        next_figures()  # these may have been on their way already
+        return next_figures()["free"]
+
     def resident():
         return int(lab.sh("h1", "grep ^Rss: /proc/$(pidof godwit-vmm)/smaps_rollup").stdout.split()[1]) * 1024
 
@@ -175,19 +190,19 @@ def the_balloon_gives_memory_back(lab):
         wait_for(lambda: resident() <= full - 40 * mib, "free memory goes back", poll=0.5)
         assert balloon()["reported"] >= reported + 40 * mib
 
-        # The guest's figures are up to a second older than the answer that brings them.
-        roomy = wait_for(lambda: (m := balloon()["memory"]) and m["free"] > 100 * mib and m["free"], "the guest tells of free memory", poll=0.5)
+        roomy = free_now()
         status = balloon("--target", "160M")
         assert status["target"] == 160 * mib, status
         status = wait_for(at_target(160 * mib), "the balloon is filled", poll=0.5)
         assert cluster.show("h1", "vm")["balloon"] == 96 * mib
         memory = status["memory"]
         assert 0 < memory["free"] < memory["total"] <= 256 * mib and memory["minor_faults"] > 0 and memory["age_ms"] < 60000, memory
-        taken = wait_for(lambda: (f := balloon()["memory"]["free"]) < roomy - 64 * mib and f, "the guest tells of less memory", poll=0.5)
+        taken = free_now()
+        assert taken < roomy - 64 * mib, (taken, roomy)
         assert resident() <= 160 * mib + 32 * mib, "the host still has what the guest gave away"
         balloon("--target", "256M")
         wait_for(at_target(256 * mib), "the balloon is empty", poll=0.5)
-        wait_for(lambda: balloon()["memory"]["free"] > taken + 64 * mib, "the guest tells of more memory", poll=0.5)
+        assert (free := free_now()) > taken + 64 * mib, (free, taken)
         refused = cluster.godwit("h1", "balloon", "vm", "--target", "32M", check=False)
         assert refused.returncode == 1 and "64" in refused.stderr, refused
     finally:
