@@ -143,3 +143,36 @@ json_t *cli_json(int status, const char *const *argv)
 	cli_said_release(&s);
 	return value;
 }
+
+void cli_assert_fails(int status, const char *words, const char *const *argv)
+{
+	struct cli_said s = cli_expect(status, argv);
+
+	if (!strstr(s.err, words))
+		fail_msg("not told '%s': %s", words, s.err);
+	cli_said_release(&s);
+}
+
+void cli_assert_says(const char *words, const char *const *argv)
+{
+	struct cli_said s = cli_expect(OK, argv);
+
+	if (!strstr(s.out, words))
+		fail_msg("not told '%s': %s", words, s.out);
+	cli_said_release(&s);
+}
+
+const char *cli_text_of(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	if (!s)
+		fail_msg("no text '%s'", key);
+	return s;
+}
+
+int64_t cli_int_of(const json_t *o, const char *key)
+{
+	assert_true(json_is_integer(json_object_get(o, key)));
+	return json_integer_value(json_object_get(o, key));
+}

@@ -14,6 +14,9 @@
 bool cli_is_child(int argc, char **argv);
 int cli_child(int argc, char **argv);
 
+/* How it ends: godwit(1), EXIT STATUS. */
+enum { OK, FAILED, USAGE, NOT_FOUND, CONFLICT, UNREACHABLE, DOUBT, CANCELLED, DAMAGED, LOCKED };
+
 #define CLI_MAX_ARGS 24
 struct cli_process {
 	pid_t pid;
@@ -39,8 +42,17 @@ struct cli_said cli_run(const char *input, const char *const *argv);
 /* Runs it and compares the exit status; what it printed is told when it differs. */
 struct cli_said cli_expect(int status, const char *const *argv);
 #define CLI_EXPECT(status, ...) cli_expect(status, (const char *const[]){ __VA_ARGS__, NULL })
+/* Both were said: the exit status, and some words of standard error. */
+void cli_assert_fails(int status, const char *words, const char *const *argv);
+#define CLI_FAILS(status, words, ...) cli_assert_fails(status, words, (const char *const[]){ __VA_ARGS__, NULL })
+/* It ended well, and printed these words. */
+void cli_assert_says(const char *words, const char *const *argv);
+#define CLI_SAYS(words, ...) cli_assert_says(words, (const char *const[]){ __VA_ARGS__, NULL })
 /* With --json: the value, owned. */
 json_t *cli_json(int status, const char *const *argv);
 #define CLI_JSON(status, ...) cli_json(status, (const char *const[]){ __VA_ARGS__, "--json", NULL })
+/* What an object holds; the test fails when it does not. */
+const char *cli_text_of(const json_t *o, const char *key);
+int64_t cli_int_of(const json_t *o, const char *key);
 
 #endif
