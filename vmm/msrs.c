@@ -65,43 +65,63 @@ static bool excluded(uint32_t index)
 	}
 }
 
-static void try_msr(int vcpu_fd, uint32_t index, struct gw_msr_list *list)
+static void add_candidate(struct batch *b, uint32_t index)
 {
-	uint64_t value;
-
-	if (excluded(index) || list->count == GW_MAX_MSRS)
+	if (excluded(index) || b->head.nmsrs == GW_MAX_MSRS)
 		return;
-	for (unsigned i = 0; i < list->count; i++) {
-		if (list->index[i] == index)
+	for (unsigned i = 0; i < b->head.nmsrs; i++) {
+		if (b->entries[i].index == index)
 			return;
 	}
-	if (gw_msr_read(vcpu_fd, index, &value) < 0 || gw_msr_write(vcpu_fd, index, value) < 0)
-		return;
-	list->index[list->count++] = index;
+	b->entries[b->head.nmsrs++].index = index;
+}
+
+/* Leaves in the batch what KVM takes by `request`. It stops at the first that it refuses: the rest is asked for anew. */
+static void keep_taken(int vcpu_fd, unsigned long request, struct batch *b, struct batch *rest)
+{
+	unsigned total = b->head.nmsrs, taken = 0;
+
+	for (unsigned first = 0; first < total;) {
+		int r;
+
+		rest->head.nmsrs = total - first;
+		memcpy(rest->entries, b->entries + first, (total - first) * sizeof(rest->entries[0]));
+		r = gw_kvm_ioctl(vcpu_fd, request, rest);
+		r = GW_MAX(r, 0);
+		memcpy(b->entries + taken, rest->entries, (unsigned)r * sizeof(rest->entries[0]));
+		taken += (unsigned)r;
+		first += (unsigned)r + 1;
+	}
+	b->head.nmsrs = taken;
 }
 
 int gw_msr_list_init(int kvm_fd, int vcpu_fd, struct gw_msr_list *list, struct gw_error *err)
 {
 	gw_autofree struct kvm_msr_list *raw = calloc(1, sizeof(*raw) + GW_MAX_MSRS * sizeof(raw->indices[0]));
+	gw_autofree struct batch *b = calloc(2, sizeof(*b));
 	uint64_t mcg_cap = 0;
 	int r;
 
-	if (!raw)
+	if (!raw || !b)
 		return gw_error_set(err, ENOMEM, "out of memory");
 	raw->nmsrs = GW_MAX_MSRS;
 	r = gw_kvm_ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, raw);
 	if (r < 0)
 		return gw_error_errno(err, r, "cannot learn which model-specific registers KVM keeps");
-	list->count = 0;
 	for (uint32_t i = 0; i < raw->nmsrs; i++)
-		try_msr(vcpu_fd, raw->indices[i], list);
+		add_candidate(&b[0], raw->indices[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(unlisted); i++)
-		try_msr(vcpu_fd, unlisted[i], list);
+		add_candidate(&b[0], unlisted[i]);
 	/* Four registers for each bank of machine checks; the number of banks is in the low byte. */
 	if (gw_msr_read(vcpu_fd, MSR_MCG_CAP, &mcg_cap) == 0) {
 		for (uint32_t i = 0; i < 4 * GW_MIN((uint32_t)(mcg_cap & 0xff), 32u); i++)
-			try_msr(vcpu_fd, MSR_MC0_CTL + i, list);
+			add_candidate(&b[0], MSR_MC0_CTL + i);
 	}
+	keep_taken(vcpu_fd, KVM_GET_MSRS, &b[0], &b[1]);
+	keep_taken(vcpu_fd, KVM_SET_MSRS, &b[0], &b[1]);
+	list->count = b[0].head.nmsrs;
+	for (unsigned i = 0; i < list->count; i++)
+		list->index[i] = b[0].entries[i].index;
 	return 0;
 }
 
