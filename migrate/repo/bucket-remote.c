@@ -495,14 +495,15 @@ static void remote_cancel(struct gw_bucket *b)
 {
 	struct remote *m = to_remote(b);
 	const uint64_t one = 1;
-	ssize_t n = write(m->wake_fd, &one, sizeof(one));
+	ssize_t n;
 
-	/* It fails only when it is readable already. */
-	(void)n;
 	pthread_mutex_lock(&m->lock);
 	m->cancelled = true;
 	pthread_cond_broadcast(&m->freed);
 	pthread_mutex_unlock(&m->lock);
+	/* Only now: who is woken gives its connection back, and nobody may take that as the right to make another. It fails only when it is readable already. */
+	n = write(m->wake_fd, &one, sizeof(one));
+	(void)n;
 }
 
 const struct gw_bucket_ops gw_bucket_remote = {
