@@ -98,30 +98,31 @@ static void keep_taken(int vcpu_fd, unsigned long request, struct batch *b, stru
 int gw_msr_list_init(int kvm_fd, int vcpu_fd, struct gw_msr_list *list, struct gw_error *err)
 {
 	gw_autofree struct kvm_msr_list *raw = calloc(1, sizeof(*raw) + GW_MAX_MSRS * sizeof(raw->indices[0]));
-	gw_autofree struct batch *b = calloc(2, sizeof(*b));
+	gw_autofree struct batch *b = calloc(1, sizeof(*b));
+	gw_autofree struct batch *rest = calloc(1, sizeof(*rest));
 	uint64_t mcg_cap = 0;
 	int r;
 
-	if (!raw || !b)
+	if (!raw || !b || !rest)
 		return gw_error_set(err, ENOMEM, "out of memory");
 	raw->nmsrs = GW_MAX_MSRS;
 	r = gw_kvm_ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, raw);
 	if (r < 0)
 		return gw_error_errno(err, r, "cannot learn which model-specific registers KVM keeps");
 	for (uint32_t i = 0; i < raw->nmsrs; i++)
-		add_candidate(&b[0], raw->indices[i]);
+		add_candidate(b, raw->indices[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(unlisted); i++)
-		add_candidate(&b[0], unlisted[i]);
+		add_candidate(b, unlisted[i]);
 	/* Four registers for each bank of machine checks; the number of banks is in the low byte. */
 	if (gw_msr_read(vcpu_fd, MSR_MCG_CAP, &mcg_cap) == 0) {
 		for (uint32_t i = 0; i < 4 * GW_MIN((uint32_t)(mcg_cap & 0xff), 32u); i++)
-			add_candidate(&b[0], MSR_MC0_CTL + i);
+			add_candidate(b, MSR_MC0_CTL + i);
 	}
-	keep_taken(vcpu_fd, KVM_GET_MSRS, &b[0], &b[1]);
-	keep_taken(vcpu_fd, KVM_SET_MSRS, &b[0], &b[1]);
-	list->count = b[0].head.nmsrs;
+	keep_taken(vcpu_fd, KVM_GET_MSRS, b, rest);
+	keep_taken(vcpu_fd, KVM_SET_MSRS, b, rest);
+	list->count = b->head.nmsrs;
 	for (unsigned i = 0; i < list->count; i++)
-		list->index[i] = b[0].entries[i].index;
+		list->index[i] = b->entries[i].index;
 	return 0;
 }
 

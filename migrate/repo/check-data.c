@@ -90,9 +90,8 @@ static int tools_init(struct tools *t, struct gw_repo *repo)
 
 static bool blob_is_right(struct reading *rd, const struct tools *t, const struct job *j, const uint8_t *data)
 {
-	const uint8_t *digests = rd->digests.data + j->digests;
+	uint8_t digests[GW_BLOB_MAX_PAGES][GW_PAGE_DIGEST_LEN];
 	struct gw_blob_coder *coder = t->coder;
-	const uint8_t *pages = t->pages;
 	struct gw_base_place place;
 	struct gw_blob_base base;
 	struct gw_blob_key key;
@@ -106,14 +105,8 @@ static bool blob_is_right(struct reading *rd, const struct tools *t, const struc
 		return false;
 	if (gw_blob_open(coder, &key, j->b.number, j->b.pages, data, j->b.len, j->b.base.blobs ? &base : NULL, t->pages) < 0)
 		return false;
-	for (uint32_t i = 0; i < j->b.pages; i++) {
-		uint8_t digest[GW_PAGE_DIGEST_LEN];
-
-		if (gw_crypt_digest(gw_blob_coder_crypt(coder), pages + i * GW_PAGE_SIZE, digest) < 0 ||
-		    memcmp(digest, digests + i * GW_PAGE_DIGEST_LEN, sizeof(digest)))
-			return false;
-	}
-	return true;
+	return gw_crypt_digests(gw_blob_coder_crypt(coder), t->pages, j->b.pages, digests) == 0 &&
+	       memcmp(digests, rd->digests.data + j->digests, j->b.pages * sizeof(digests[0])) == 0;
 }
 
 static void check_blobs(struct reading *rd, const struct tools *t, const char *name, const struct gw_buf *pack, const struct job *jobs,

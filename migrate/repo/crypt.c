@@ -9,9 +9,14 @@
 #include <openssl/evp.h>
 #include <openssl/kdf.h>
 #include <openssl/params.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "lib/util.h"
+#include "migrate/repo/lanes.h"
+
+/* Fewer pages than any processor has lanes are not worth making them. */
+#define MANY_PAGES 8u
 
 struct gw_crypt {
 	struct gw_repo_keys keys;
@@ -20,6 +25,8 @@ struct gw_crypt {
 	EVP_MAC_CTX *any;
 	EVP_CIPHER *gcm;
 	EVP_CIPHER_CTX *seal, *open;
+	struct gw_lanes *lanes; /* NULL: not made yet, or there are none */
+	bool lanes_tried;
 };
 
 int gw_hkdf(struct gw_span secret, struct gw_span salt, struct gw_span info, uint8_t *out, size_t len)
@@ -110,6 +117,7 @@ void gw_crypt_free(struct gw_crypt *c)
 	EVP_CIPHER_CTX_free(c->seal);
 	EVP_CIPHER_CTX_free(c->open);
 	EVP_CIPHER_free(c->gcm);
+	gw_lanes_free(c->lanes);
 	OPENSSL_cleanse(&c->keys, sizeof(c->keys));
 	free(c);
 }
@@ -119,7 +127,7 @@ const struct gw_repo_keys *gw_crypt_keys(const struct gw_crypt *c)
 	return &c->keys;
 }
 
-int gw_crypt_digest(struct gw_crypt *c, const void *page, uint8_t out[GW_PAGE_DIGEST_LEN])
+static int digest(struct gw_crypt *c, const void *page, uint8_t out[GW_PAGE_DIGEST_LEN])
 {
 	uint8_t full[32];
 	size_t len;
@@ -129,6 +137,33 @@ int gw_crypt_digest(struct gw_crypt *c, const void *page, uint8_t out[GW_PAGE_DI
 		return -EIO;
 	memcpy(out, full, GW_PAGE_DIGEST_LEN);
 	return 0;
+}
+
+/* Another library: it is used once it has told the same as OpenSSL. */
+static void try_lanes(struct gw_crypt *c, const void *page)
+{
+	uint8_t one[GW_PAGE_DIGEST_LEN], other[1][GW_PAGE_DIGEST_LEN];
+
+	c->lanes_tried = true;
+	if (gw_lanes_new(c->keys.pages, &c->lanes) < 0)
+		return;
+	if (digest(c, page, one) < 0 || gw_lanes_digests(c->lanes, page, 1, other) < 0 || memcmp(one, other[0], sizeof(one)) != 0) {
+		gw_lanes_free(c->lanes);
+		c->lanes = NULL;
+	}
+}
+
+int gw_crypt_digests(struct gw_crypt *c, const void *pages, unsigned count, uint8_t (*out)[GW_PAGE_DIGEST_LEN])
+{
+	int r = 0;
+
+	if (count >= MANY_PAGES && !c->lanes_tried)
+		try_lanes(c, pages);
+	if (count >= MANY_PAGES && c->lanes)
+		return gw_lanes_digests(c->lanes, pages, count, out);
+	for (unsigned i = 0; i < count && r == 0; i++)
+		r = digest(c, (const uint8_t *)pages + (size_t)i * GW_PAGE_SIZE, out[i]);
+	return r;
 }
 
 int gw_crypt_mac(struct gw_crypt *c, const uint8_t key[GW_REPO_KEY_LEN], const struct gw_span *spans, unsigned count, uint8_t out[32])

@@ -43,8 +43,8 @@ int gw_crypt_new(const struct gw_repo_keys *keys, struct gw_crypt **ret);
 void gw_crypt_free(struct gw_crypt *c);
 const struct gw_repo_keys *gw_crypt_keys(const struct gw_crypt *c);
 
-/* Of 4096 bytes. 0 or -EIO. */
-int gw_crypt_digest(struct gw_crypt *c, const void *page, uint8_t out[GW_PAGE_DIGEST_LEN]);
+/* Of each of so many pages of 4096 bytes that follow one another; many at once are faster (lanes.h). 0 or -EIO. */
+int gw_crypt_digests(struct gw_crypt *c, const void *pages, unsigned count, uint8_t (*out)[GW_PAGE_DIGEST_LEN]);
 /* HMAC-SHA256 of the spans one after the other: callers see to it that they cannot be taken for others. */
 int gw_crypt_mac(struct gw_crypt *c, const uint8_t key[GW_REPO_KEY_LEN], const struct gw_span *spans, unsigned count, uint8_t out[32]);
 /* AES-256-GCM; `in` and `out` may be the same. open: -EBADMSG when it is not what was sealed; `out` then holds nothing of use. */

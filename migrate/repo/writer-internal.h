@@ -15,6 +15,7 @@
 #include "migrate/repo/writer.h"
 
 #define BATCH_PAGES 256u       /* that a worker takes at a time */
+#define DIGEST_PAGES 64u       /* of them that get their digests at a time */
 #define MAX_PACK_PAGES 32768u  /* of one pack, however small they get */
 #define MAX_WORKERS 64u
 #define MAX_PUTS 64u

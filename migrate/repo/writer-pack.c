@@ -219,15 +219,12 @@ static int room_for_digest(struct pack *p)
 
 /* ---- pages ---- */
 
-static int take_page(struct worker *k, uint64_t index, const uint8_t *data)
+static int take_page(struct worker *k, uint64_t index, const uint8_t *data, const uint8_t *digest)
 {
 	struct gw_snap_writer *w = k->w;
-	uint8_t digest[GW_PAGE_DIGEST_LEN];
 	struct gw_page_place place;
-	int r = gw_crypt_digest(gw_blob_coder_crypt(k->coder), data, digest);
+	int r = k->pack ? 0 : open_pack(k);
 
-	if (r == 0 && !k->pack)
-		r = open_pack(k);
 	if (r == 0)
 		r = room_for_digest(k->pack);
 	if (r < 0)
@@ -249,6 +246,25 @@ static int take_page(struct worker *k, uint64_t index, const uint8_t *data)
 	r = k->staged == GW_BLOB_PAGES ? seal_blob(k) : 0;
 	if (r == 0 && (k->pack->len >= w->pack_bytes || k->pack->slots >= MAX_PACK_PAGES))
 		r = close_pack(k);
+	return r;
+}
+
+/* By so many pages as stay in the processor's cache until they are compressed. */
+static int take_batch(struct worker *k, const struct batch *b)
+{
+	uint8_t digests[DIGEST_PAGES][GW_PAGE_DIGEST_LEN];
+	int r = 0;
+
+	for (unsigned i = 0; i < b->count && r == 0; i++) {
+		const uint8_t *data = b->data + i * GW_PAGE_SIZE;
+
+		if (i % DIGEST_PAGES == 0)
+			r = gw_crypt_digests(gw_blob_coder_crypt(k->coder), data, GW_MIN(b->count - i, DIGEST_PAGES), digests);
+		if (r == 0 && atomic_load_explicit(&k->w->stop, memory_order_relaxed))
+			r = -ECANCELED;
+		if (r == 0)
+			r = take_page(k, b->index[i], data, digests[i % DIGEST_PAGES]);
+	}
 	return r;
 }
 
@@ -283,9 +299,7 @@ static void *run_worker(void *arg)
 	int r = 0;
 
 	while (r == 0 && (b = next_batch(k->w))) {
-		for (unsigned i = 0; i < b->count && r == 0; i++)
-			r = atomic_load_explicit(&k->w->stop, memory_order_relaxed) ? -ECANCELED :
-										       take_page(k, b->index[i], b->data + i * GW_PAGE_SIZE);
+		r = take_batch(k, b);
 		done_with_batch(k->w, b);
 	}
 	if (r == 0 && !atomic_load(&k->w->stop))

@@ -10,7 +10,7 @@ from . import debian
 from .paths import LAB_DIR, cache_dir
 
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-pthread"]
-LATE_LIBRARIES = ("libcurl.so.4", "libnbd.so.0") # lib/late.h
+LATE_LIBRARIES = ("libcurl.so.4", "libnbd.so.0", "libIPSec_MB.so.1") # lib/late.h
 
 
 def program(name):
