@@ -76,34 +76,13 @@ static void add_candidate(struct batch *b, uint32_t index)
 	b->entries[b->head.nmsrs++].index = index;
 }
 
-/* Leaves in the batch what KVM takes by `request`. It stops at the first that it refuses: the rest is asked for anew. */
-static void keep_taken(int vcpu_fd, unsigned long request, struct batch *b, struct batch *rest)
-{
-	unsigned total = b->head.nmsrs, taken = 0;
-
-	for (unsigned first = 0; first < total;) {
-		int r;
-
-		rest->head.nmsrs = total - first;
-		memcpy(rest->entries, b->entries + first, (total - first) * sizeof(rest->entries[0]));
-		r = gw_kvm_ioctl(vcpu_fd, request, rest);
-		r = GW_MAX(r, 0);
-		memcpy(b->entries + taken, rest->entries, (unsigned)r * sizeof(rest->entries[0]));
-		taken += (unsigned)r;
-		first += (unsigned)r + 1;
-	}
-	b->head.nmsrs = taken;
-}
-
-int gw_msr_list_init(int kvm_fd, int vcpu_fd, struct gw_msr_list *list, struct gw_error *err)
+static int gather(int kvm_fd, int vcpu_fd, struct batch *b, struct gw_error *err)
 {
 	gw_autofree struct kvm_msr_list *raw = calloc(1, sizeof(*raw) + GW_MAX_MSRS * sizeof(raw->indices[0]));
-	gw_autofree struct batch *b = calloc(1, sizeof(*b));
-	gw_autofree struct batch *rest = calloc(1, sizeof(*rest));
 	uint64_t mcg_cap = 0;
 	int r;
 
-	if (!raw || !b || !rest)
+	if (!raw)
 		return gw_error_set(err, ENOMEM, "out of memory");
 	raw->nmsrs = GW_MAX_MSRS;
 	r = gw_kvm_ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, raw);
@@ -118,8 +97,44 @@ int gw_msr_list_init(int kvm_fd, int vcpu_fd, struct gw_msr_list *list, struct g
 		for (uint32_t i = 0; i < 4 * GW_MIN((uint32_t)(mcg_cap & 0xff), 32u); i++)
 			add_candidate(b, MSR_MC0_CTL + i);
 	}
-	keep_taken(vcpu_fd, KVM_GET_MSRS, b, rest);
-	keep_taken(vcpu_fd, KVM_SET_MSRS, b, rest);
+	return 0;
+}
+
+/* Leaves in the batch what KVM takes by `request`. It stops at the first that it refuses: the rest is asked for anew. */
+static int keep_taken(int vcpu_fd, unsigned long request, struct batch *b, struct gw_error *err)
+{
+	gw_autofree struct batch *rest = calloc(1, sizeof(*rest));
+	unsigned total = b->head.nmsrs, taken = 0;
+
+	if (!rest)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	for (unsigned first = 0; first < total;) {
+		int r;
+
+		rest->head.nmsrs = total - first;
+		memcpy(rest->entries, b->entries + first, (total - first) * sizeof(rest->entries[0]));
+		r = gw_kvm_ioctl(vcpu_fd, request, rest);
+		r = GW_MAX(r, 0);
+		memcpy(b->entries + taken, rest->entries, (unsigned)r * sizeof(rest->entries[0]));
+		taken += (unsigned)r;
+		first += (unsigned)r + 1;
+	}
+	b->head.nmsrs = taken;
+	return 0;
+}
+
+int gw_msr_list_init(int kvm_fd, int vcpu_fd, struct gw_msr_list *list, struct gw_error *err)
+{
+	gw_autofree struct batch *b = calloc(1, sizeof(*b));
+	int r;
+
+	if (!b)
+		return gw_error_set(err, ENOMEM, "out of memory");
+	r = gather(kvm_fd, vcpu_fd, b, err);
+	r = r ?: keep_taken(vcpu_fd, KVM_GET_MSRS, b, err);
+	r = r ?: keep_taken(vcpu_fd, KVM_SET_MSRS, b, err);
+	if (r < 0)
+		return r;
 	list->count = b->head.nmsrs;
 	for (unsigned i = 0; i < list->count; i++)
 		list->index[i] = b->entries[i].index;
